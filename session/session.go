@@ -1,0 +1,221 @@
+package session
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"time"
+)
+
+// AccessToken, RefreshToken and IDToken are credentials from the identity
+// provider. They print as "[redacted]"; only string(t) reveals them.
+type (
+	AccessToken  string
+	RefreshToken string
+	IDToken      string
+)
+
+func (AccessToken) String() string        { return redacted }
+func (AccessToken) GoString() string      { return redacted }
+func (AccessToken) LogValue() slog.Value  { return slog.StringValue(redacted) }
+func (RefreshToken) String() string       { return redacted }
+func (RefreshToken) GoString() string     { return redacted }
+func (RefreshToken) LogValue() slog.Value { return slog.StringValue(redacted) }
+func (IDToken) String() string            { return redacted }
+func (IDToken) GoString() string          { return redacted }
+func (IDToken) LogValue() slog.Value      { return slog.StringValue(redacted) }
+
+// Tokens is the provider's token set.
+type Tokens struct {
+	Access    AccessToken
+	TokenType string    // as the provider spells it; "Bearer"
+	Scope     string    // empty where the provider named none
+	IssuedAt  time.Time // when the access token arrived, by this gateway's clock
+	ExpiresAt time.Time // when the access token runs out
+	Refresh   RefreshToken
+	// RefreshExpiresAt is when the refresh token dies; zero where the provider
+	// doesn't tell.
+	RefreshExpiresAt time.Time
+	ID               IDToken
+}
+
+// Login is what a person's login yields: the contents of a new session.
+type Login struct {
+	Tokens          Tokens
+	Issuer          string
+	Subject         string
+	ProviderSession string    // the ID token's sid claim, if any
+	AuthTime        time.Time // zero where the provider doesn't tell
+	Claims          []byte    // JSON object: the ID token's claims and userinfo's
+	Address         string    // the browser's address, for the list of sessions
+	Browser         string    // the browser's User-Agent, likewise
+}
+
+// Session is an opened session. It is shared between requests: read only.
+type Session struct {
+	SID             SID
+	Generation      uint64
+	Tokens          Tokens
+	Issuer          string
+	Subject         string
+	ProviderSession string
+	AuthTime        time.Time
+	Claims          []byte // JSON object
+	CreatedAt       time.Time
+	ExpiresAt       time.Time // the absolute end
+}
+
+// Opened is one request's view of a session.
+type Opened struct {
+	*Session
+	// IdleExpiresAt is when the session ends unless it is used.
+	IdleExpiresAt time.Time
+	// Now is the time by which the session was judged: Redis's.
+	Now time.Time
+	// Successor is the next ticket if, and only if, it is this request's
+	// answer that has to carry it. Ask [Keeper.MayHandOut] when the final
+	// response header is written, and send it then or never.
+	Successor *Handout
+}
+
+// Handout is a successor on its way to the browser.
+type Handout struct {
+	Ticket Ticket
+	until  time.Time // this process's clock
+}
+
+// Need says what a request wants of its session.
+type Need struct {
+	// Activity lets the request count against the idle timeout.
+	Activity bool
+	// Token asks for a live access token, which may take a refresh.
+	Token bool
+	// MinTTL is how long the access token shall at least live; Open caps it at
+	// half the token's life.
+	MinTTL time.Duration
+	// Cookie says that the answer can carry a Set-Cookie: an upgrade's can't.
+	Cookie bool
+	// Received is when the request arrived; zero means now. A verdict of reuse
+	// that comes more than 2 s later ends nothing.
+	Received time.Time
+}
+
+// App is one application's session policy. It travels with each call, so that
+// a reload of the configuration needs no new Keeper.
+type App struct {
+	Name            string
+	IdleTimeout     time.Duration
+	AbsoluteTimeout time.Duration
+	Grace           time.Duration // rotation_grace
+	CacheTTL        time.Duration // 0: every request asks Redis
+
+	// RefreshReuse is how long the provider tolerates a refresh token's second
+	// use; 0: not at all.
+	RefreshReuse time.Duration
+	// UnknownAnswerEnds ends a session whose refresh had no readable answer,
+	// instead of presenting the token once more: for providers that treat
+	// reuse as an incident.
+	UnknownAnswerEnds bool
+
+	// Refresh trades a refresh token for new tokens.
+	Refresh RefreshFunc
+	// Revoke hands tokens that nobody will use back to the provider, once and
+	// as well as it can (RFC 7009).
+	Revoke func(context.Context, RefreshToken)
+}
+
+// RefreshFunc presents a refresh token at the provider. It calls sending when
+// the connection is open and before the token's first byte leaves; if sending
+// returns an error, nothing may be sent. It must not present the token twice.
+type RefreshFunc func(ctx context.Context, s *Session, sending func() error) Refreshed
+
+// Outcome says what became of a presented refresh token.
+type Outcome uint8
+
+const (
+	// OutcomeUnknown: a reset, a timeout, an unreadable or unexpected answer.
+	// The zero value, since it is the one that presumes nothing.
+	OutcomeUnknown Outcome = iota
+	// OutcomeNotSent: nothing of the token left this process.
+	OutcomeNotSent
+	// OutcomeUnspent: the provider said, in a complete answer, that it did not
+	// process the token now.
+	OutcomeUnspent
+	// OutcomeSpent: new tokens.
+	OutcomeSpent
+	// OutcomeRejected: invalid_grant.
+	OutcomeRejected
+	// OutcomeForeign: new tokens, for another subject.
+	OutcomeForeign
+)
+
+var outcomeNames = [...]string{"unknown", "not_sent", "unspent", "spent", "rejected", "foreign_subject"}
+
+func (o Outcome) String() string { return outcomeNames[o] }
+
+// Refreshed is the provider's answer to a refresh.
+type Refreshed struct {
+	Outcome Outcome
+	// Tokens, for OutcomeSpent and OutcomeForeign. Refresh is empty where the
+	// provider gave no new one.
+	Tokens Tokens
+	// Claims replaces the session's claims; nil keeps them.
+	Claims []byte
+	// RetryAfter is what the provider asked for; zero if nothing.
+	RetryAfter time.Duration
+	// Misconfigured marks an OutcomeUnspent that only the operator can mend,
+	// such as invalid_client.
+	Misconfigured bool
+	// Err is for the log. It holds no token.
+	Err error
+}
+
+// Reason says why a session ended. It is part of the public interface.
+type Reason string
+
+const (
+	ReasonIdleTimeout     Reason = "idle_timeout"
+	ReasonAbsoluteTimeout Reason = "absolute_timeout"
+	ReasonLoggedOut       Reason = "logged_out"
+	ReasonRevoked         Reason = "revoked"
+	ReasonProviderLogout  Reason = "provider_logout"
+	ReasonReplaced        Reason = "replaced"
+	ReasonSessionLimit    Reason = "session_limit"
+	ReasonReuseDetected   Reason = "reuse_detected"
+	ReasonRefreshRejected Reason = "refresh_rejected"
+	ReasonStoreLost       Reason = "store_lost"
+)
+
+// ErrNoSession means that the ticket opens nothing here: no record, another
+// app's, or a secret that isn't the session's. The browser has to log in; its
+// cookie is left alone.
+var ErrNoSession = errors.New("session: no session")
+
+// EndedError means that the session is over. The browser has to log in; its
+// cookie is left alone.
+type EndedError struct {
+	Reason Reason
+	// Locked: the account is locked, so that a new login will not help.
+	Locked bool
+}
+
+func (e *EndedError) Error() string { return "session: ended: " + string(e.Reason) }
+
+// UnavailableError means that the session is intact and can't be served now.
+type UnavailableError struct {
+	// Provider tells the identity provider's trouble from the store's.
+	Provider   bool
+	RetryAfter time.Duration
+	Err        error
+}
+
+func (e *UnavailableError) Error() string {
+	part := "store"
+	if e.Provider {
+		part = "provider"
+	}
+	return fmt.Sprintf("session: %s unavailable: %v", part, e.Err)
+}
+
+func (e *UnavailableError) Unwrap() error { return e.Err }
