@@ -1,0 +1,54 @@
+# Cloakroom. `make help` lists what is here.
+
+GO       ?= go
+MODULES  := . deploy/demo test
+FUZZTIME ?= 30s
+ROUNDS   ?= 200
+
+# Pinned, so that a lint that passed passes again.
+STATICCHECK := honnef.co/go/tools/cmd/staticcheck@v0.8.2
+GOVULNCHECK := golang.org/x/vuln/cmd/govulncheck@v1.9.0
+
+.DEFAULT_GOAL := help
+
+.PHONY: help
+help: ## List the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+.PHONY: demo
+demo: ## Run all of it on http://localhost:8080 (needs Go alone; ACCESS_TTL=20s, TLS=1)
+	$(GO) -C deploy/demo run .
+
+.PHONY: build
+build: ## Build bin/cloakroom, static
+	CGO_ENABLED=0 $(GO) build -trimpath -o bin/cloakroom ./cmd/cloakroom
+
+.PHONY: test
+test: setup vet ## Install what is missing, then run every test there is, under the race detector
+	@set -e; for m in $(MODULES); do echo "go test: $$m"; $(GO) -C $$m test -race -shuffle=on -timeout 15m ./...; done
+
+.PHONY: setup
+setup: ## Install redis-server, Chromium and npm packages for the tests, where missing
+	test/setup.sh
+
+.PHONY: vet
+vet: ## gofmt and go vet, in all modules
+	@unformatted=$$(gofmt -l $$(git ls-files '*.go')); if [ -n "$$unformatted" ]; then echo "gofmt -w is due for:"; echo "$$unformatted"; exit 1; fi
+	@set -e; for m in $(MODULES); do echo "go vet: $$m"; $(GO) -C $$m vet ./...; done
+
+.PHONY: race-rounds
+race-rounds: setup ## 200 rounds (ROUNDS=) of 100 parallel requests on an expired token, two replicas
+	ROUNDS=$(ROUNDS) $(GO) -C test test -race -count=1 -timeout 60m -v -run '^TestHundredParallel' .
+
+.PHONY: fuzz
+fuzz: ## Run every fuzz target for FUZZTIME (30s) each
+	@set -e; for p in $$($(GO) list ./...); do \
+		for f in $$($(GO) test -list '^Fuzz' $$p | grep '^Fuzz' || true); do \
+			echo "fuzz: $$p $$f"; $(GO) test -run '^$$' -fuzz "^$$f\$$" -fuzztime $(FUZZTIME) $$p; \
+		done; \
+	done
+
+.PHONY: lint
+lint: vet ## vet, staticcheck, govulncheck (the last two are fetched: needs the network)
+	@set -e; for m in $(MODULES); do echo "staticcheck: $$m"; $(GO) -C $$m run $(STATICCHECK) ./...; done
+	@set -e; for m in $(MODULES); do echo "govulncheck: $$m"; $(GO) -C $$m run $(GOVULNCHECK) ./...; done

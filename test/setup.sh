@@ -1,0 +1,52 @@
+#!/usr/bin/env bash
+# Installs what the tests need and a fresh machine lacks: redis-server,
+# Chromium (Debian and its kin, as root or with sudo) and npm's oidc-provider.
+# It says what it does, and fails if something is still missing at the end.
+set -euo pipefail
+cd "$(dirname "$0")"
+
+packages=()
+command -v redis-server >/dev/null && command -v redis-cli >/dev/null || packages+=(redis-server)
+command -v chromium >/dev/null || command -v chromium-browser >/dev/null || command -v google-chrome >/dev/null || packages+=(chromium)
+
+if ((${#packages[@]})); then
+	root=()
+	if ((EUID != 0)); then
+		root=(sudo --non-interactive)
+	fi
+	if ! command -v apt-get >/dev/null || ! "${root[@]}" true 2>/dev/null; then
+		echo "setup: please install: ${packages[*]} (this script can only with apt-get, as root or with sudo)" >&2
+		exit 1
+	fi
+	echo "setup: apt-get install ${packages[*]}"
+	# The tests start a Redis of their own each: Debian's service shall not run.
+	policy=/usr/sbin/policy-rc.d
+	if [[ ! -e $policy ]]; then
+		printf '#!/bin/sh\nexit 101\n' | "${root[@]}" tee "$policy" >/dev/null
+		"${root[@]}" chmod +x "$policy"
+		trap '"${root[@]}" rm -f "$policy"' EXIT
+	fi
+	"${root[@]}" apt-get update -qq
+	"${root[@]}" env DEBIAN_FRONTEND=noninteractive apt-get install -qq -y --no-install-recommends "${packages[@]}" >/dev/null
+fi
+
+if ! command -v npm >/dev/null; then
+	echo "setup: please install Node.js 20 or later, with npm: the tests run npm's oidc-provider" >&2
+	exit 1
+fi
+# npm ci starts from nothing every time: only when something has changed.
+stamp=provider/node_modules/.cloakroom-lock
+if ! cmp -s provider/package-lock.json "$stamp"; then
+	echo "setup: npm ci in test/provider"
+	npm ci --prefix provider --no-audit --no-fund --ignore-scripts --loglevel=error
+	cp provider/package-lock.json "$stamp"
+fi
+
+redis-server --version
+node --version
+for browser in chromium chromium-browser google-chrome; do
+	if command -v "$browser" >/dev/null; then
+		"$browser" --version 2>/dev/null
+		break
+	fi
+done
