@@ -147,6 +147,7 @@ func (x *exchange) answer() {
 	if x.committed && x.failing != nil {
 		x.note(Dropped)
 		_, _ = x.w.Write(body[:half])
+		_ = http.NewResponseController(x.w).Flush()
 		panic(http.ErrAbortHandler) // closes the connection
 	}
 	_, _ = x.w.Write(body[:half])
