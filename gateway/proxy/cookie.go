@@ -1,0 +1,106 @@
+package proxy
+
+import "strings"
+
+// cookiePrefixes are the prefixes that browsers know (RFC 6265bis section
+// 4.1.3 and its HttpOnly forms), longest first.
+var cookiePrefixes = [...]string{"__Host-Http-", "__Http-", "__Secure-", "__Host-"}
+
+// ownCookie reports whether a cookie called name is the gateway's, or would be
+// in another case or behind another prefix: a server that folds case would
+// take one for the other.
+func ownCookie(own func(string) bool, name string) bool {
+	if own == nil || name == "" {
+		return false
+	}
+	return own(name) || own(baseName(name))
+}
+
+// baseName returns name in lower case and without its prefixes.
+func baseName(name string) string {
+	for cut := true; cut; {
+		cut = false
+		for _, p := range cookiePrefixes {
+			if len(name) >= len(p) && strings.EqualFold(name[:len(p)], p) {
+				name, cut = name[len(p):], true
+			}
+		}
+	}
+	return strings.ToLower(name)
+}
+
+// cookieName returns the name in one "name=value" of a Cookie or Set-Cookie
+// header. A nameless cookie ("=a=b", or "a" alone) is sent by browsers without
+// its "=", and so reads back as the name that its value starts with.
+func cookieName(pair string) string {
+	pair = strings.Trim(pair, " \t")
+	pair = strings.TrimLeft(pair, "= \t")
+	name, _, _ := strings.Cut(pair, "=")
+	return strings.TrimRight(name, " \t")
+}
+
+// stripCookies removes the gateway's cookies from the lines of a Cookie header
+// and leaves every other byte as it is; a line with nothing else is dropped.
+// It is no parser that could give up (net/http's does at 3000 cookies), and
+// quotes mean nothing to it, as to browsers: what stands after a ";" is a
+// cookie. It may change lines.
+func stripCookies(lines []string, own func(string) bool) []string {
+	kept := lines[:0]
+	for _, line := range lines {
+		if line = stripCookieLine(line, own); line != "" {
+			kept = append(kept, line)
+		}
+	}
+	return kept
+}
+
+func stripCookieLine(line string, own func(string) bool) string {
+	var out []byte // nil until something is dropped
+	empty := true  // nothing kept so far
+	for start := 0; start <= len(line); {
+		end := len(line)
+		if i := strings.IndexByte(line[start:], ';'); i >= 0 {
+			end = start + i
+		}
+		switch part := line[start:end]; {
+		case ownCookie(own, cookieName(part)):
+			if out == nil {
+				out = make([]byte, 0, len(line))
+				out = append(out, strings.TrimSuffix(line[:start], ";")...)
+			}
+		case out != nil:
+			if empty {
+				part = strings.TrimLeft(part, " \t")
+			} else {
+				out = append(out, ';')
+			}
+			out = append(out, part...)
+			empty = empty && part == ""
+		default:
+			empty = false
+		}
+		start = end + 1
+	}
+	if out == nil {
+		return line
+	}
+	return string(out)
+}
+
+// stripSetCookies removes from the lines of a Set-Cookie header those that
+// would set or delete a cookie of the gateway's. It may change lines.
+func stripSetCookies(lines []string, own func(string) bool) []string {
+	kept := lines[:0]
+	for _, line := range lines {
+		pair, _, _ := strings.Cut(line, ";")
+		name := cookieName(pair)
+		drop := ownCookie(own, name)
+		for _, p := range cookiePrefixes {
+			drop = drop || own != nil && own(p+baseName(name))
+		}
+		if !drop {
+			kept = append(kept, line)
+		}
+	}
+	return kept
+}

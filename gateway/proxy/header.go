@@ -1,0 +1,124 @@
+package proxy
+
+import "net/http"
+
+// foldHeader writes name in lower case with "_" and "." as "-" to buf: servers
+// of the CGI line fold them, so "X_Forwarded_For" is "X-Forwarded-For" to them.
+// Of a longer name only the beginning is written.
+func foldHeader(buf *[40]byte, name string) []byte {
+	n := min(len(name), len(buf))
+	for i := range n {
+		c := name[i]
+		switch {
+		case 'A' <= c && c <= 'Z':
+			c |= 0x20
+		case c == '_' || c == '.':
+			c = '-'
+		}
+		buf[i] = c
+	}
+	return buf[:n]
+}
+
+// ours reports a header that only the gateway may set, whichever way it goes.
+func ours(folded []byte) bool {
+	switch string(folded) {
+	case "authorization", "dpop", "forwarded", "x-forwarded", "x-real-ip", "x-bff":
+		return true
+	}
+	return hasPrefix(folded, "x-forwarded-") || hasPrefix(folded, "x-bff-") ||
+		hasPrefix(folded, "secure-session-") || hasPrefix(folded, "x-auth-request-")
+}
+
+// believed reports a header by which well-known proxies tell an upstream who
+// the caller is or what was asked for. Upstreams that trust one of them trust
+// it from any peer, and the gateway is the peer.
+func believed(folded []byte) bool {
+	switch string(folded) {
+	case "proxy-authorization", "remote-user", "remote-groups", "remote-email", "remote-name",
+		"x-remote-user", "x-remote-group", "x-webauth-user", "x-authenticated-user", "x-authenticated-userid",
+		"x-original-url", "x-original-uri", "x-original-method", "x-original-host", "x-original-forwarded-for",
+		"x-rewrite-url", "x-client-ip", "x-cluster-client-ip", "client-ip", "true-client-ip", "cf-connecting-ip", "fastly-client-ip",
+		"x-client-cert", "client-cert", "client-cert-chain", "x-client-dn", "x-client-verify",
+		"cf-access-jwt-assertion", "cf-access-authenticated-user-email", "early-data", "http2-settings", "cookie2":
+		return true
+	}
+	return hasPrefix(folded, "x-amzn-") || hasPrefix(folded, "x-ms-client-principal") ||
+		hasPrefix(folded, "x-goog-authenticated-user-") || hasPrefix(folded, "x-goog-iap-") ||
+		hasPrefix(folded, "x-ssl-") || hasPrefix(folded, "ssl-client-") || hasPrefix(folded, "x-envoy-") ||
+		hasPrefix(folded, "x-endpoint-api-userinfo") || hasPrefix(folded, "x-vouch-")
+}
+
+func hasPrefix(b []byte, prefix string) bool {
+	return len(b) >= len(prefix) && string(b[:len(prefix)]) == prefix
+}
+
+// cleanRequest removes from h what a client must not tell an upstream, and the
+// gateway's cookies.
+func cleanRequest(h http.Header, own func(string) bool) {
+	var buf [40]byte
+	for name := range h {
+		if f := foldHeader(&buf, name); ours(f) || believed(f) {
+			delete(h, name)
+		}
+	}
+	if lines := h["Cookie"]; lines != nil {
+		if lines = stripCookies(lines, own); len(lines) > 0 {
+			h["Cookie"] = lines
+		} else {
+			delete(h, "Cookie")
+		}
+	}
+}
+
+// cleanResponse removes from h what an upstream must not tell a browser in the
+// gateway's name: its cookies, the end of its origin's state, another way to
+// its host, and headers that only the gateway sets. It serves for the final
+// header, informational ones and trailers.
+func cleanResponse(h http.Header, own func(string) bool) {
+	var buf [40]byte
+	for name, lines := range h {
+		switch f := foldHeader(&buf, name); {
+		case string(f) == "set-cookie":
+			if lines = stripSetCookies(lines, own); len(lines) > 0 {
+				h[name] = lines
+			} else {
+				delete(h, name)
+			}
+		case ours(f), string(f) == "clear-site-data", string(f) == "alt-svc":
+			delete(h, name)
+		}
+	}
+}
+
+// allowedTrailer reports whether a request trailer of that name passes. An
+// upstream may merge trailers into headers, so what is no header of the
+// client's is no trailer of its either.
+func allowedTrailer(name string) bool {
+	var buf [40]byte
+	f := foldHeader(&buf, name)
+	switch string(f) {
+	case "cookie", "host", "connection", "proxy-connection", "keep-alive", "te", "trailer", "transfer-encoding",
+		"content-length", "content-type", "content-encoding", "upgrade", "expect", "traceparent", "tracestate":
+		return false
+	}
+	return !ours(f) && !believed(f)
+}
+
+// NoStore makes a response one that no cache keeps, whatever the upstream
+// wished: browsers' and shared caches' rules alike (RFC 9111 section 5.2.2.5;
+// RFC 9213 targeted fields; the older ones of CDNs).
+func NoStore(h http.Header) {
+	var buf [40]byte
+	for name := range h {
+		switch f := foldHeader(&buf, name); string(f) {
+		case "cache-control", "expires", "pragma", "surrogate-control", "edge-control", "x-accel-expires":
+			delete(h, name)
+		default:
+			if len(f) > len("cache-control") && string(f[len(f)-len("-cache-control"):]) == "-cache-control" {
+				delete(h, name)
+			}
+		}
+	}
+	h["Cache-Control"] = []string{"no-store"}
+}

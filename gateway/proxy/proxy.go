@@ -1,0 +1,211 @@
+// Package proxy forwards requests to upstreams, and knows no session.
+//
+// A gateway calls [CanonicalPath] on the request line, answers 400 if that
+// fails, finds its route in a [Table] by the result, decides who is asking, and
+// has the route's [Proxy] forward the request under the same path:
+//
+//	path, err := proxy.CanonicalPath(r.RequestURI)
+//	route, ok := routes.Match(path)
+//	err = route.proxy.Forward(w, r, proxy.Call{Path: path, Bearer: token})
+//
+// # What reaches the upstream
+//
+// The method, the canonical path, the query byte for byte, the body and the
+// header, less: the gateway's cookies; every header that only the gateway may
+// set (Authorization, DPoP, Forwarded, X-Forwarded-*, X-Real-IP, X-BFF,
+// X-BFF-*, Secure-Session-*, X-Auth-Request-*) and those by which well-known
+// proxies assert an identity or another address or URL, in every spelling that
+// differs by case, "_" or "."; hop-by-hop headers and those that Connection
+// names. Then, so that no client can delete or double them: Authorization with
+// the call's bearer, X-Forwarded-For, -Host and -Proto, traceparent. Host is
+// the upstream's own. Of the upgrades only WebSocket passes.
+//
+// # What reaches the client
+//
+// The upstream's answer as it is, a redirect or a 401 too, less: cookies of the
+// gateway's names, Clear-Site-Data, Alt-Svc (they speak for the whole origin)
+// and the headers that only the gateway may set; in informational responses
+// and trailers likewise. What else an upstream says about the origin (
+// Strict-Transport-Security, Report-To, Service-Worker-Allowed, Refresh) passes:
+// the operator chose it.
+//
+// # What it promises
+//
+// Bodies are streamed both ways and flushed as they come; nothing is buffered
+// whole. A request is sent once; only one that is safe (GET, HEAD, OPTIONS), or
+// of which nothing was written, is sent again when a kept connection turns out
+// to be closed. An Idempotency-Key changes nothing about that. A client that
+// goes away cancels the request to the upstream. An upstream that breaks off
+// within its answer breaks off the answer (http.ErrAbortHandler).
+//
+// Headers that are in the ResponseWriter beforehand go out with the final
+// header and not with an informational one. The final header is written by one
+// WriteHeader, unless the protocol is switched: then the connection is
+// hijacked.
+package proxy
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"log"
+	"log/slog"
+	"net/http"
+	"net/http/httputil"
+	"net/netip"
+	"net/url"
+	"strings"
+	"time"
+)
+
+var (
+	// ErrMethod is the error for a method that is never forwarded: CONNECT,
+	// and TRACE, which would show the bearer to the browser. The answer is 405.
+	ErrMethod = errors.New("method is not forwarded")
+	// ErrRequestBody is the error for a request whose body could not be read
+	// to its end: broken framing, or a limit (errors.As finds an
+	// *http.MaxBytesError). The answer is 400, or 413.
+	ErrRequestBody = errors.New("request body broke off")
+	// ErrUnreachable is the error for an upstream that gave no usable answer.
+	// The answer is 502.
+	ErrUnreachable = errors.New("upstream gave no answer")
+	// ErrTimeout is the error for an upstream that was silent for longer than
+	// the route allows. The answer is 504.
+	ErrTimeout = errors.New("upstream did not answer in time")
+)
+
+// DefaultTimeout is a [Config]'s Timeout where it is zero.
+const DefaultTimeout = 30 * time.Second
+
+// Config is a route's way to its upstream.
+type Config struct {
+	// Target is the upstream: http or https, a host, and maybe a base path that
+	// is put before every request's.
+	Target *url.URL
+	// StripPrefix is taken off the request's path, see [StripPrefix].
+	StripPrefix string
+	// Timeout is how long the upstream may take for its response header,
+	// counted anew with every part of the request body that the client sends.
+	// A response that has begun may last; a stream has no deadline here. Zero
+	// means [DefaultTimeout].
+	Timeout time.Duration
+	// PublicScheme is what X-Forwarded-Proto says: the scheme of the app's
+	// origin. Empty means that of the connection, which behind a proxy that
+	// ends TLS is "http".
+	PublicScheme string
+	// TrustedProxies are the peers whose X-Forwarded-For is continued instead
+	// of replaced. None by default.
+	TrustedProxies []netip.Prefix
+	// OwnCookies reports whether a cookie is the gateway's, and so hidden from
+	// the upstream and not for it to set. It is asked about each name as it
+	// stands, and about the same in lower case without its prefixes
+	// ("cloakroom" for "__Host-Http-Cloakroom"), and should know both. Nil: the
+	// gateway has none.
+	OwnCookies func(name string) bool
+	// Transport is shared by the routes; nil makes one for this route.
+	Transport http.RoundTripper
+	// Log is told of answers that broke off. Nil: nothing is logged.
+	Log *slog.Logger
+}
+
+// Bearer is an access token. It prints as "[redacted]".
+type Bearer string
+
+const redacted = "[redacted]"
+
+func (Bearer) String() string       { return redacted }
+func (Bearer) GoString() string     { return redacted }
+func (Bearer) LogValue() slog.Value { return slog.StringValue(redacted) }
+
+// Call is what the gateway decided about one request.
+type Call struct {
+	// Path is the request's [CanonicalPath].
+	Path string
+	// Bearer is for the upstream's Authorization; empty means none.
+	Bearer Bearer
+	// Traceparent is for the upstream; empty means [Traceparent] of the request.
+	Traceparent string
+}
+
+// Proxy forwards requests to one upstream. It is immutable and safe for
+// concurrent use.
+type Proxy struct {
+	cfg     Config
+	base    string // canonical, without its trailing slash
+	reverse httputil.ReverseProxy
+}
+
+// New returns the proxy of one route. An unusable Target or StripPrefix is an
+// error.
+func New(cfg Config) (*Proxy, error) {
+	p := &Proxy{cfg: cfg}
+	t := cfg.Target
+	switch {
+	case t == nil || t.Scheme != "http" && t.Scheme != "https" || t.Host == "" || t.Opaque != "":
+		return nil, errors.New("upstream: want http(s)://host[:port][/path]")
+	case t.User != nil || t.RawQuery != "" || t.ForceQuery || t.Fragment != "":
+		return nil, errors.New("upstream: no user, query or fragment, please")
+	}
+	if path := t.EscapedPath(); path != "" {
+		base, err := CanonicalPath(path)
+		if err != nil {
+			return nil, fmt.Errorf("upstream: path: %w", err)
+		}
+		p.base = strings.TrimSuffix(base, "/")
+	}
+	if cfg.StripPrefix != "" {
+		if c, err := CanonicalPath(cfg.StripPrefix); err != nil || c != cfg.StripPrefix {
+			return nil, fmt.Errorf("strip prefix %q is not a canonical path", cfg.StripPrefix)
+		}
+	}
+	if p.cfg.Timeout <= 0 {
+		p.cfg.Timeout = DefaultTimeout
+	}
+	if p.cfg.Transport == nil {
+		p.cfg.Transport = NewTransport(TransportOptions{})
+	}
+	logger := log.New(io.Discard, "", 0)
+	if cfg.Log != nil {
+		logger = slog.NewLogLogger(cfg.Log.Handler(), slog.LevelWarn)
+	}
+	p.reverse = httputil.ReverseProxy{
+		Rewrite:        p.rewrite,
+		ModifyResponse: p.respond,
+		ErrorHandler:   fail,
+		Transport:      informer{p.cfg.Transport},
+		FlushInterval:  -1,
+		BufferPool:     &buffers,
+		ErrorLog:       logger,
+	}
+	return p, nil
+}
+
+// Forward sends r to the upstream and its answer to w. An error means that no
+// final header has been written, so the caller can still answer: it wraps
+// [ErrUnreachable], [ErrTimeout], [ErrRequestBody] or [ErrMethod], or is the
+// request's context's (context.Canceled: the client is gone). Its text is for
+// logs, not for the client.
+//
+// When r's context is cancelled later, the response breaks off, a WebSocket's
+// too: that is how a gateway ends a session's streams. Forward panics with
+// http.ErrAbortHandler when an answer that has begun can't be finished.
+func (p *Proxy) Forward(w http.ResponseWriter, r *http.Request, c Call) error {
+	if r.Method == http.MethodConnect || r.Method == http.MethodTrace {
+		return ErrMethod
+	}
+	ctx, cancel := context.WithCancelCause(r.Context())
+	defer cancel(nil)
+	x := &exchange{proxy: p, call: c, in: r, w: w, upgrade: IsWebSocket(r)}
+	x.ctx = context.WithValue(ctx, exchangeKey{}, x)
+	x.clock.start(p.cfg.Timeout, func() { cancel(ErrTimeout) })
+	defer x.clock.stop()
+	if x.upgrade {
+		w = &hijackWatch{ResponseWriter: w, x: x}
+	}
+	p.reverse.ServeHTTP(w, r.WithContext(x.ctx))
+	if x.err == nil || x.hijacked {
+		return nil
+	}
+	return x.verdict()
+}
