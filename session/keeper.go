@@ -1,9 +1,29 @@
+// Package session keeps signed-in browsers' tokens on the server, so that each
+// is usable only with the ticket that its browser holds.
+//
+// A login begins a session and makes its first [Ticket], which goes into a
+// cookie. The tokens are sealed into a box that only the ticket opens, and the
+// box goes into Redis ([github.com/cloakroom/cloakroom/session/store]). Each
+// request shows its ticket to [Keeper.Open], which judges it, refreshes the
+// tokens where need be, and says whether this request's answer hands the next
+// ticket out. Ticket and refresh token are a pair: a refresh makes the next
+// generation of both, and the older ticket keeps working only until its
+// successor has been shown, and a grace longer. Whoever shows a superseded
+// ticket ends the session.
+//
+// The package promises, in this order: a ticket never opens another's session;
+// an ended session stays dead; trouble ends no session. What it asks for: a
+// request and its answer are under way for less than the grace, and the clocks
+// of Redis's nodes agree within a third of it. It knows no HTTP and no OpenID
+// Connect: the provider is an [App]'s two functions.
+//
+// docs/sessions.md has the protocol, the record and test vectors.
 package session
 
 import (
 	"context"
-	"errors"
 	"log/slog"
+	"sync"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -14,10 +34,18 @@ import (
 // Keeper begins, opens, refreshes and ends sessions. It is safe for concurrent
 // use and lives as long as the process.
 type Keeper struct {
-	store *store.Store
-	keys  *Keyring
-	log   *slog.Logger
-	now   func() time.Time
+	store   *store.Store
+	keys    *Keyring
+	log     *slog.Logger
+	now     func() time.Time
+	metrics *metrics
+	cache   *cache
+	seen    *seen
+
+	mu      sync.Mutex // guards flights and quiet
+	flights map[SID]*flight
+	quiet   map[string]time.Time // app: when its provider may be called again
+	flying  sync.WaitGroup
 }
 
 // Options are a Keeper's optional parts.
@@ -28,33 +56,153 @@ type Options struct {
 }
 
 // New returns a Keeper over st. Call [Keeper.Run] to make it listen.
-func New(st *store.Store, keys *Keyring, opts Options) *Keeper { panic("TODO") }
+func New(st *store.Store, keys *Keyring, opts Options) *Keeper {
+	if opts.Log == nil {
+		opts.Log = slog.New(slog.DiscardHandler)
+	}
+	if opts.Now == nil {
+		opts.Now = time.Now
+	}
+	return &Keeper{
+		store:   st,
+		keys:    keys,
+		log:     opts.Log,
+		now:     opts.Now,
+		metrics: newMetrics(opts.Metrics),
+		cache:   newCache(),
+		seen:    newSeen(),
+		flights: map[SID]*flight{},
+		quiet:   map[string]time.Time{},
+	}
+}
 
 // Run listens to the other replicas until ctx is done. Without it nothing is
 // cached.
-func (k *Keeper) Run(ctx context.Context) { panic("TODO") }
-
-// Wait returns when no refresh is under way, or with ctx's error.
-func (k *Keeper) Wait(ctx context.Context) error { panic("TODO") }
-
-// Begin starts a session and returns its first ticket.
-func (k *Keeper) Begin(ctx context.Context, app *App, l Login) (Ticket, error) {
-	return Ticket{}, errors.New("TODO")
+func (k *Keeper) Run(ctx context.Context) {
+	k.store.Run(ctx, func(e store.Event) {
+		k.cache.hear(e, k.now())
+		k.wake(e.SID)
+	})
 }
 
-// Open judges a ticket (design: opening a ticket) and returns the session it
-// opens, with a live access token if need asks for one. Its error is
-// [ErrNoSession], an [*EndedError], an [*UnavailableError], or ctx's.
-func (k *Keeper) Open(ctx context.Context, app *App, t Ticket, need Need) (Opened, error) {
-	return Opened{}, errors.New("TODO")
+// Wait returns when no refresh is under way, or with ctx's error.
+func (k *Keeper) Wait(ctx context.Context) error {
+	done := make(chan struct{})
+	go func() {
+		k.flying.Wait()
+		close(done)
+	}()
+	select {
+	case <-done:
+		return nil
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}
+
+// time is Redis's, as far as this replica knows it.
+func (k *Keeper) time() time.Time {
+	if t, ok := k.store.Now(); ok {
+		return t
+	}
+	return k.now()
+}
+
+// Begin starts a session and returns its first ticket. Its error is an
+// [*UnavailableError] or ctx's; then nothing has begun that anybody could open.
+func (k *Keeper) Begin(ctx context.Context, app *App, l Login) (Ticket, error) {
+	t := Ticket{SID: NewSID(), Generation: 1, Secret: newSecret()}
+	now := k.time()
+	s := &Session{
+		SID:             t.SID,
+		Generation:      t.Generation,
+		Tokens:          l.Tokens,
+		Issuer:          l.Issuer,
+		Subject:         l.Subject,
+		ProviderSession: l.ProviderSession,
+		AuthTime:        l.AuthTime,
+		Claims:          l.Claims,
+		CreatedAt:       now,
+		ExpiresAt:       now.Add(app.AbsoluteTimeout),
+	}
+	_, key := k.keys.first()
+	record := store.Record{
+		App:        appID(app.Name),
+		Key:        key,
+		Version:    1,
+		Generation: t.Generation,
+		Hash:       t.Secret.Hash(),
+		Confirmed:  true, // there is no predecessor to give up
+		CreatedAt:  now,
+		SeenAt:     now,
+		ExpiresAt:  s.ExpiresAt,
+		Body:       k.keys.pack(app.Name, t, s, sections{{bodyLabel, k.keys.label(app.Name, t.SID, l)}}),
+	}
+	if err := k.store.Begin(ctx, t.SID, record); err != nil {
+		return Ticket{}, k.unavailable(ctx, err)
+	}
+	k.seen.written.Set(t.SID, now)
+	k.metrics.begun.WithLabelValues(app.Name).Inc()
+	k.audit("session begun", app, t.SID, slog.Uint64("generation", t.Generation))
+	return t, nil
 }
 
 // End ends a session, whatever refreshes are in flight. A session that has
-// ended, or never was, is no error: ending is idempotent.
+// ended, or never was, is no error: ending is idempotent. Its error is an
+// [*UnavailableError] or ctx's; then the session may live on.
 func (k *Keeper) End(ctx context.Context, app *App, sid SID, reason Reason) error {
-	return errors.New("TODO")
+	answer, err := k.store.End(ctx, sid, appID(app.Name), reason.code(), false)
+	if err != nil {
+		return k.unavailable(ctx, err)
+	}
+	switch answer.Result {
+	case store.OK:
+		k.ended(app, sid, reason)
+	case store.Foreign:
+		return k.alarm(app, sid, "record_format")
+	}
+	return nil
 }
 
 // MayHandOut reports whether h may still leave: its time is not over, and this
 // replica knows of no newer ticket and of no end.
-func (k *Keeper) MayHandOut(h *Handout) bool { return false }
+func (k *Keeper) MayHandOut(h *Handout) bool {
+	return h != nil && k.now().Before(h.until) && k.cache.newest(h.Ticket.SID, h.Ticket.Generation)
+}
+
+// ended notes an end that this replica made.
+func (k *Keeper) ended(app *App, sid SID, reason Reason, more ...slog.Attr) {
+	k.cache.hear(store.Event{SID: sid, Ended: true}, k.now())
+	k.metrics.ended.WithLabelValues(app.Name, string(reason)).Inc()
+	k.audit("session ended", app, sid, append(more, slog.String("reason", string(reason)))...)
+}
+
+// audit writes a line that operators keep.
+func (k *Keeper) audit(message string, app *App, sid SID, more ...slog.Attr) {
+	attrs := append([]slog.Attr{slog.Bool("audit", true), slog.String("app", app.Name), slog.Any("sid", sid)}, more...)
+	k.log.LogAttrs(context.Background(), slog.LevelInfo, message, attrs...)
+}
+
+// alarm reports what should not be: the session is left as it is.
+func (k *Keeper) alarm(app *App, sid SID, kind string) *UnavailableError {
+	k.metrics.alarms.WithLabelValues(app.Name, kind).Inc()
+	k.log.LogAttrs(context.Background(), slog.LevelError, "session alarm",
+		slog.Bool("audit", true), slog.String("app", app.Name), slog.Any("sid", sid), slog.String("alarm", kind))
+	return &UnavailableError{RetryAfter: storeRetryAfter, Err: errAlarm(kind)}
+}
+
+type errAlarm string
+
+func (e errAlarm) Error() string { return string(e) }
+
+// storeRetryAfter is what clients are told when Redis doesn't answer.
+const storeRetryAfter = 2 * time.Second
+
+// unavailable turns a store's error into what the caller gets: a caller that
+// has gone learns that, not that the store is down.
+func (k *Keeper) unavailable(ctx context.Context, err error) error {
+	if ctx.Err() != nil {
+		return ctx.Err()
+	}
+	return &UnavailableError{RetryAfter: storeRetryAfter, Err: err}
+}

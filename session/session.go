@@ -64,6 +64,9 @@ type Session struct {
 	Claims          []byte // JSON object
 	CreatedAt       time.Time
 	ExpiresAt       time.Time // the absolute end
+
+	refreshKept bool     // the provider's last answer brought no new refresh token
+	box         sections // as read, for what this code doesn't know
 }
 
 // Opened is one request's view of a session.
@@ -170,22 +173,6 @@ type Refreshed struct {
 	// Err is for the log. It holds no token.
 	Err error
 }
-
-// Reason says why a session ended. It is part of the public interface.
-type Reason string
-
-const (
-	ReasonIdleTimeout     Reason = "idle_timeout"
-	ReasonAbsoluteTimeout Reason = "absolute_timeout"
-	ReasonLoggedOut       Reason = "logged_out"
-	ReasonRevoked         Reason = "revoked"
-	ReasonProviderLogout  Reason = "provider_logout"
-	ReasonReplaced        Reason = "replaced"
-	ReasonSessionLimit    Reason = "session_limit"
-	ReasonReuseDetected   Reason = "reuse_detected"
-	ReasonRefreshRejected Reason = "refresh_rejected"
-	ReasonStoreLost       Reason = "store_lost"
-)
 
 // ErrNoSession means that the ticket opens nothing here: no record, another
 // app's, or a secret that isn't the session's. The browser has to log in; its

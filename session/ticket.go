@@ -44,6 +44,12 @@ func (Secret) String() string       { return redacted }
 func (Secret) GoString() string     { return redacted }
 func (Secret) LogValue() slog.Value { return slog.StringValue(redacted) }
 
+// newSecret draws a secret from the system's random source.
+func newSecret() (s Secret) {
+	rand.Read(s[:])
+	return s
+}
+
 // Hash is what Redis may know of the secret. The secret has 256 random bits, so
 // a plain hash can't be searched.
 func (s Secret) Hash() [32]byte { return sha256.Sum256(s[:]) }

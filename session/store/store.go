@@ -1,32 +1,267 @@
+// Package store keeps sessions in Redis. Each change of state is one Lua script
+// (lua/*.lua), idempotent under its [Attempt], on keys of one slot, and every
+// key has a TTL:
+//
+//	<prefix>s:{<sid>}      the record, or its tombstone
+//	<prefix>p:{<sid>}      the predecessors that still work
+//	<prefix>beat:<id>      a replica's beat
+//	<prefix>backoff:{<app>} how long to leave a provider alone
+//	<prefix>events         a channel: ends, changes, beats
+//
+// The package judges times and generations; it holds no key and can open
+// nothing. Any error of a method means that Redis did not answer, or answered
+// something that no release of this code writes: the caller reports an outage,
+// and the change may still happen. A Store is safe for concurrent use.
 package store
 
 import (
 	"context"
+	"crypto/rand"
 	"crypto/tls"
+	"encoding/base64"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"sync"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
+	"github.com/redis/go-redis/v9"
 )
 
 // Options say where Redis is.
 type Options struct {
-	Address   string
+	Address   string // host:port, or the path of a unix socket
 	Username  string
 	Password  string
-	TLS       *tls.Config // nil: plain TCP
+	TLS       *tls.Config // nil: no TLS
 	KeyPrefix string
-	Timeout   time.Duration         // of one call, connecting included
+	Timeout   time.Duration         // of one call, connecting included; 0 means 2 s
 	Metrics   prometheus.Registerer // nil: nothing is measured
+	// Offset is added to Redis's clock. For tests.
+	Offset func() time.Duration
 }
 
 // Store keeps sessions in Redis.
-type Store struct{}
+type Store struct {
+	rdb     *redis.Client
+	prefix  string
+	timeout time.Duration
+	offset  func() time.Duration
+	latency *prometheus.HistogramVec
+	replica string // names this process's beats
+
+	mu    sync.Mutex // guards the beat
+	sent  map[uint64]time.Time
+	heard time.Time     // when the last beat that came back was sent
+	drift time.Duration // Redis's clock less this process's
+	timed bool          // drift is known
+}
 
 // New returns a Store. It does not dial.
-func New(opts Options) *Store { panic("TODO") }
+func New(opts Options) *Store {
+	if opts.Timeout == 0 {
+		opts.Timeout = 2 * time.Second
+	}
+	if opts.Offset == nil {
+		opts.Offset = func() time.Duration { return 0 }
+	}
+	var id [9]byte
+	rand.Read(id[:])
+	s := &Store{
+		prefix:  opts.KeyPrefix,
+		timeout: opts.Timeout,
+		offset:  opts.Offset,
+		replica: base64.RawURLEncoding.EncodeToString(id[:]),
+		sent:    map[uint64]time.Time{},
+		latency: prometheus.NewHistogramVec(prometheus.HistogramOpts{
+			Name:    "cloakroom_store_seconds",
+			Help:    "Time that a call of the session store took, by operation and result.",
+			Buckets: []float64{.0002, .0005, .001, .002, .005, .01, .05, .2, 1, 2, 5},
+		}, []string{"operation", "result"}),
+		rdb: redis.NewClient(&redis.Options{
+			Network:   network(opts.Address),
+			Addr:      opts.Address,
+			Username:  opts.Username,
+			Password:  opts.Password,
+			TLSConfig: opts.TLS,
+			// Scripts answer a second run as the first, so one retry is safe; it
+			// is what a connection that died while idle costs.
+			MaxRetries:            1,
+			MinRetryBackoff:       5 * time.Millisecond,
+			MaxRetryBackoff:       50 * time.Millisecond,
+			DialTimeout:           opts.Timeout,
+			DialerRetries:         1,
+			ReadTimeout:           opts.Timeout,
+			WriteTimeout:          opts.Timeout,
+			ContextTimeoutEnabled: true,
+			// A pool that waits as long as a call may take adds no wait of its own.
+			PoolTimeout:     opts.Timeout,
+			PoolSize:        64,
+			MinIdleConns:    2,
+			DisableIdentity: true,
+		}),
+	}
+	if opts.Metrics != nil {
+		opts.Metrics.MustRegister(s.latency)
+	}
+	return s
+}
 
-// Ping reports whether Redis answers and takes writes.
-func (s *Store) Ping(ctx context.Context) error { return nil }
+func network(address string) string {
+	if len(address) > 0 && address[0] == '/' {
+		return "unix"
+	}
+	return "tcp"
+}
 
 // Close closes the connections.
-func (s *Store) Close() error { return nil }
+func (s *Store) Close() error { return s.rdb.Close() }
+
+// Ping reports whether Redis answers and takes writes.
+func (s *Store) Ping(ctx context.Context) error { return s.beat(ctx, 0) }
+
+func text(sid [16]byte) string { return base64.RawURLEncoding.EncodeToString(sid[:]) }
+
+func (s *Store) recordKey(sid [16]byte) string      { return s.prefix + "s:{" + text(sid) + "}" }
+func (s *Store) predecessorKey(sid [16]byte) string { return s.prefix + "p:{" + text(sid) + "}" }
+func (s *Store) channel() string                    { return s.prefix + "events" }
+
+// measure runs one call within the timeout.
+func (s *Store) measure(ctx context.Context, operation string, call func(context.Context) error) error {
+	ctx, cancel := context.WithTimeout(ctx, s.timeout)
+	defer cancel()
+	start := time.Now()
+	err := call(ctx)
+	result := "ok"
+	if err != nil {
+		result = "error"
+		err = fmt.Errorf("store: %s: %w", operation, err)
+	}
+	s.latency.WithLabelValues(operation, result).Observe(time.Since(start).Seconds())
+	return err
+}
+
+// Begin writes a new session's record, which must not exist.
+func (s *Store) Begin(ctx context.Context, sid [16]byte, r Record) error {
+	return s.measure(ctx, "begin", func(ctx context.Context) error {
+		err := s.rdb.SetArgs(ctx, s.recordKey(sid), r.marshal(), redis.SetArgs{
+			Mode:     "NX",
+			ExpireAt: r.ExpiresAt.Add(24*time.Hour - s.offset()),
+		}).Err()
+		if errors.Is(err, redis.Nil) {
+			// A retry after a lost reply finds the first run's record: it is ours,
+			// since 128 random bits don't meet.
+			return nil
+		}
+		return err
+	})
+}
+
+// Read returns the record by one plain read, and whether there is one. A record
+// of an unknown format is an error.
+func (s *Store) Read(ctx context.Context, sid [16]byte) (r Record, found bool, err error) {
+	err = s.measure(ctx, "read", func(ctx context.Context) error {
+		b, err := s.rdb.Get(ctx, s.recordKey(sid)).Bytes()
+		if errors.Is(err, redis.Nil) {
+			return nil
+		}
+		if err != nil {
+			return err
+		}
+		found = true
+		r, err = parse(b)
+		return err
+	})
+	return r, found, err
+}
+
+// Result is what a script answered.
+type Result string
+
+// Results. Each change documents which it returns.
+const (
+	OK        Result = "ok"
+	None      Result = "none"      // there is no record, or it is another app's
+	Foreign   Result = "format"    // a record of a newer format
+	Ended     Result = "ended"     // Record is the tombstone
+	Moved     Result = "version"   // the record is not as it was: open again
+	Busy      Result = "busy"      // another holds the lease
+	Sending   Result = "sending"   // a mark stands
+	Full      Result = "full"      // as many predecessors as a record keeps
+	Looked    Result = "looked"    // the mark was seen; look again later
+	Spent     Result = "spent"     // the token was presented as often as allowed
+	Withdrawn Result = "withdrawn" // the mark is gone: present the token again
+)
+
+// Verdicts of [Store.Open]; None, Foreign and Ended are further ones.
+const (
+	Expired     Result = "expired"     // ended just now, for a time that has passed
+	UnknownKey  Result = "key"         // the box's server key is not known here
+	Ahead       Result = "ahead"       // newer than its record, seen just now
+	Lost        Result = "lost"        // newer than its record, for some time
+	Mismatch    Result = "mismatch"    // right generation, wrong secret
+	Current     Result = "current"     // the current ticket
+	Handout     Result = "handout"     // a predecessor: this answer hands the successor out
+	Superseding Result = "predecessor" // a predecessor whose successor was handed out
+	Settled     Result = "settled"     // a predecessor whose successor was lost: re-issue
+	InGrace     Result = "grace"       // a predecessor whose successor is confirmed
+	Reuse       Result = "reuse"       // superseded
+)
+
+// Answer is what a script found or made.
+type Answer struct {
+	Result       Result
+	Now          time.Time // Redis's clock
+	Record       Record
+	Predecessors []Predecessor
+}
+
+// run executes a script on a session. Its arguments follow the three that every
+// script shares.
+func (s *Store) run(ctx context.Context, sc *script, sid [16]byte, args ...any) (a Answer, err error) {
+	all := append([]any{s.offset().Milliseconds(), s.channel(), text(sid)}, args...)
+	keys := []string{s.recordKey(sid), s.predecessorKey(sid)}
+	err = s.measure(ctx, sc.name, func(ctx context.Context) error {
+		reply, err := sc.lua.Run(ctx, s.rdb, keys, all...).Slice()
+		if err != nil {
+			return err
+		}
+		a, err = parseAnswer(reply)
+		return err
+	})
+	return a, err
+}
+
+func parseAnswer(reply []any) (a Answer, err error) {
+	if len(reply) < 2 {
+		return a, errShort
+	}
+	result, ok := reply[0].(string)
+	now, ok2 := reply[1].(int64)
+	if !ok || !ok2 {
+		return a, errShort
+	}
+	a.Result, a.Now = Result(result), time.UnixMilli(now)
+	if len(reply) > 2 && a.Result != Foreign {
+		if b, _ := reply[2].(string); b != "" {
+			if a.Record, err = parse([]byte(b)); err != nil {
+				return a, err
+			}
+		}
+	}
+	if len(reply) > 3 {
+		b, _ := reply[3].(string)
+		a.Predecessors, err = parsePredecessors([]byte(b))
+	}
+	return a, err
+}
+
+func flag(b bool) int {
+	if b {
+		return 1
+	}
+	return 0
+}
+
+func u64(n uint64) []byte { return binary.BigEndian.AppendUint64(nil, n) }

@@ -1,0 +1,149 @@
+package session
+
+import (
+	"unicode/utf8"
+
+	"github.com/cloakroom/cloakroom/session/store"
+)
+
+// Sections of a record's body. 3 (a second box, of two halves), 4 (hashes of
+// live bearers) and 5 (index references) are reserved.
+const (
+	bodyBox   = 1
+	bodyLabel = 2
+)
+
+// Sections of a box. What is believed of a session is believed from here.
+const (
+	boxAccess          = 1
+	boxTokenType       = 2
+	boxScope           = 3
+	boxIssuedAt        = 4
+	boxTokenExpiresAt  = 5
+	boxRefresh         = 6
+	boxRefreshEnd      = 7
+	boxID              = 8
+	boxIssuer          = 9
+	boxSubject         = 10
+	boxProviderSession = 11
+	boxAuthTime        = 12
+	boxClaims          = 13
+	boxCreatedAt       = 14
+	boxExpiresAt       = 15
+	boxGeneration      = 16
+	boxRefreshKept     = 17 // the provider's last answer brought no new refresh token
+)
+
+// Sections of a label: what a list of sessions shows.
+const (
+	labelSubject = 1
+	labelAddress = 2
+	labelBrowser = 3
+)
+
+// fill writes the session's contents over b.
+func (s *Session) fill(b *sections) {
+	b.set(boxAccess, []byte(s.Tokens.Access))
+	b.set(boxTokenType, []byte(s.Tokens.TokenType))
+	b.set(boxScope, []byte(s.Tokens.Scope))
+	b.setTime(boxIssuedAt, s.Tokens.IssuedAt)
+	b.setTime(boxTokenExpiresAt, s.Tokens.ExpiresAt)
+	b.set(boxRefresh, []byte(s.Tokens.Refresh))
+	b.setTime(boxRefreshEnd, s.Tokens.RefreshExpiresAt)
+	b.set(boxID, []byte(s.Tokens.ID))
+	b.set(boxIssuer, []byte(s.Issuer))
+	b.set(boxSubject, []byte(s.Subject))
+	b.set(boxProviderSession, []byte(s.ProviderSession))
+	b.setTime(boxAuthTime, s.AuthTime)
+	b.set(boxClaims, s.Claims)
+	b.setTime(boxCreatedAt, s.CreatedAt)
+	b.setTime(boxExpiresAt, s.ExpiresAt)
+	b.setNumber(boxGeneration, s.Generation)
+	var kept uint64
+	if s.refreshKept {
+		kept = 1
+	}
+	b.setNumber(boxRefreshKept, kept)
+}
+
+func readBox(sid SID, b sections) *Session {
+	return &Session{
+		SID:        sid,
+		Generation: b.number(boxGeneration),
+		Tokens: Tokens{
+			Access:           AccessToken(b.text(boxAccess)),
+			TokenType:        b.text(boxTokenType),
+			Scope:            b.text(boxScope),
+			IssuedAt:         b.time(boxIssuedAt),
+			ExpiresAt:        b.time(boxTokenExpiresAt),
+			Refresh:          RefreshToken(b.text(boxRefresh)),
+			RefreshExpiresAt: b.time(boxRefreshEnd),
+			ID:               IDToken(b.text(boxID)),
+		},
+		Issuer:          b.text(boxIssuer),
+		Subject:         b.text(boxSubject),
+		ProviderSession: b.text(boxProviderSession),
+		AuthTime:        b.time(boxAuthTime),
+		Claims:          b.get(boxClaims),
+		CreatedAt:       b.time(boxCreatedAt),
+		ExpiresAt:       b.time(boxExpiresAt),
+		refreshKept:     b.number(boxRefreshKept) == 1,
+		box:             b,
+	}
+}
+
+// pack seals s under the current ticket t into a copy of body.
+func (r *Keyring) pack(app string, t Ticket, s *Session, body sections) []byte {
+	key, id := r.first()
+	box := append(sections(nil), s.box...)
+	s.fill(&box)
+	body = append(sections(nil), body...)
+	body.set(bodyBox, seal(sealKey(key, app, t), box.marshal(), boxData(app, t, id)))
+	return body.marshal()
+}
+
+// unpack opens a record's box with its current ticket.
+func (r *Keyring) unpack(app string, t Ticket, record *store.Record) (*Session, error) {
+	body, err := parseSections(record.Body)
+	if err != nil {
+		return nil, err
+	}
+	key, ok := r.find(record.Key)
+	if !ok {
+		return nil, errSealed
+	}
+	plain, err := unseal(sealKey(key, app, t), body.get(bodyBox), boxData(app, t, record.Key))
+	if err != nil {
+		return nil, err
+	}
+	box, err := parseSections(plain)
+	if err != nil {
+		return nil, err
+	}
+	s := readBox(t.SID, box)
+	if s.Generation != record.Generation || s.ExpiresAt.IsZero() {
+		return nil, errSealed
+	}
+	return s, nil
+}
+
+// label is what a list of sessions shows, sealed under the server key alone: it
+// opens without the ticket.
+func (r *Keyring) label(app string, sid SID, l Login) []byte {
+	var s sections
+	s.set(labelSubject, []byte(l.Subject))
+	s.set(labelAddress, []byte(l.Address))
+	s.set(labelBrowser, []byte(clip(l.Browser, 256)))
+	return r.sealForServer(labelLabel, app, s.marshal(), scope(app, sid, 0))
+}
+
+// clip cuts s to at most n bytes, between characters.
+func clip(s string, n int) string {
+	if len(s) <= n {
+		return s
+	}
+	for n > 0 && !utf8.RuneStart(s[n]) {
+		n--
+	}
+	return s[:n]
+}

@@ -1,0 +1,350 @@
+package session
+
+import (
+	"context"
+	"errors"
+	"log/slog"
+	"math/rand/v2"
+	"time"
+
+	"github.com/cloakroom/cloakroom/session/store"
+)
+
+// exchange is one attempt at trading a refresh token, by the holder of the
+// session's lease.
+type exchange struct {
+	k            *Keeper
+	app          *App
+	view         *view
+	attempt      store.Attempt
+	record       store.Record // as claimed
+	predecessors []store.Predecessor
+	stays        func() bool
+	probe        bool // others wait for this call
+}
+
+// renew keeps the lease until the returned function is called.
+func (e *exchange) renew(ctx context.Context) (stop func()) {
+	ctx, cancel := context.WithCancel(ctx)
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		ticker := time.NewTicker(leaseTTL / 3)
+		defer ticker.Stop()
+		for {
+			select {
+			case <-ctx.Done():
+				return
+			case <-ticker.C:
+				// A renewal that fails is made up for by the next: the lease only
+				// tells others whom to wait for.
+				e.k.store.Claim(ctx, e.view.SID, e.view.version, e.attempt, leaseTTL)
+			}
+		}
+	}()
+	return func() {
+		cancel()
+		<-done
+	}
+}
+
+// errNotOurs: the latch is another's, or Redis didn't say. Nothing was sent.
+var errNotOurs = errors.New("session: the refresh token is not this attempt's to send")
+
+// present asks the provider and deals with the answer.
+func (e *exchange) present(ctx context.Context) (*view, error) {
+	k, app, v := e.k, e.app, e.view
+	var latch error // why the latch was not set
+	var latched time.Time
+	sending := func() error {
+		answer, err := k.store.Send(ctx, v.SID, v.version, e.attempt, leaseTTL)
+		if err != nil {
+			latch = k.unavailable(ctx, err)
+		} else if answer.Result != store.OK {
+			latch = errNotOurs
+		}
+		if latch == nil {
+			latched = k.now()
+		}
+		return latch
+	}
+	ask := func(sending func() error) Refreshed {
+		ctx, cancel := context.WithTimeout(ctx, answerLimit)
+		defer cancel()
+		return app.Refresh(ctx, v.Session, sending)
+	}
+	r := ask(sending)
+	if r.Outcome == OutcomeUnknown && k.now().Sub(latched) < app.RefreshReuse/2 {
+		// The provider has declared that a second use so soon is no reuse.
+		k.count(app, v, r)
+		if again := ask(func() error { return nil }); again.Outcome != OutcomeNotSent && again.Outcome != OutcomeUnspent {
+			r = again // else the first presentation is as unknown as before
+		}
+	}
+	if latch != nil {
+		e.withdraw(ctx)
+		if latch == errNotOurs {
+			k.forget(v.SID)
+			return nil, nil
+		}
+		return nil, latch
+	}
+	k.count(app, v, r)
+	if e.probe && (r.Outcome == OutcomeSpent || r.Outcome == OutcomeRejected || r.Outcome == OutcomeForeign) {
+		k.store.LeaveBackoff(ctx, app.Name) // if it fails, the next probe says so again
+	}
+	switch r.Outcome {
+	case OutcomeSpent:
+		return e.commit(ctx, r)
+	case OutcomeRejected:
+		return nil, e.rejected(ctx)
+	case OutcomeForeign:
+		k.alarm(app, v.SID, "foreign_subject")
+		e.revoke(ctx, r.Tokens.Refresh)
+		return nil, k.expire(ctx, app, v.SID, ReasonRefreshRejected)
+	case OutcomeNotSent, OutcomeUnspent:
+		e.withdraw(ctx)
+	default:
+		// Nobody knows whether the token was spent. Only one that the provider
+		// doesn't replace may be presented again at once.
+		if v.refreshKept {
+			e.withdraw(ctx)
+		} else {
+			e.persist(ctx, func(ctx context.Context) (store.Answer, error) {
+				return k.store.Release(ctx, v.SID, v.version, e.attempt)
+			})
+		}
+	}
+	wait, err := k.store.FailBackoff(ctx, app.Name, r.RetryAfter)
+	if err != nil {
+		wait = time.Second
+	}
+	return nil, k.leaveAlone(app, wait, errors.New("refresh: "+r.Outcome.String()))
+}
+
+func (k *Keeper) count(app *App, v *view, r Refreshed) {
+	k.metrics.refreshes.WithLabelValues(app.Name, r.Outcome.String()).Inc()
+	level := slog.LevelWarn
+	switch {
+	case r.Outcome == OutcomeSpent:
+		level = slog.LevelDebug
+	case r.Misconfigured || r.Outcome == OutcomeForeign:
+		level = slog.LevelError
+	}
+	attrs := []slog.Attr{slog.String("app", app.Name), slog.Any("sid", v.SID), slog.String("outcome", r.Outcome.String())}
+	if r.Err != nil {
+		attrs = append(attrs, slog.String("error", r.Err.Error()))
+	}
+	k.log.LogAttrs(context.Background(), level, "refresh", attrs...)
+}
+
+// rejected ends the session if the record still holds the token that the
+// provider calls dead.
+func (e *exchange) rejected(ctx context.Context) error {
+	answer, ok := e.persist(ctx, func(ctx context.Context) (store.Answer, error) {
+		return e.k.store.EndAttempt(ctx, e.view.SID, appID(e.app.Name), ReasonRefreshRejected.code(), e.view.version, e.attempt)
+	})
+	if !ok || answer.Result != store.OK {
+		return nil // whatever happened, judge again
+	}
+	cause := "invalid_grant"
+	if e.record.Unknowns > 0 {
+		cause = "answer_unknown"
+	}
+	e.k.ended(e.app, e.view.SID, ReasonRefreshRejected, slog.String("cause", cause))
+	return &EndedError{Reason: ReasonRefreshRejected}
+}
+
+// commit keeps the new tokens: under a new ticket if the current one was shown,
+// else under the same.
+func (e *exchange) commit(ctx context.Context, r Refreshed) (*view, error) {
+	k, app, v := e.k, e.app, e.view
+	s := *v.Session
+	old := s.Tokens
+	s.Tokens = r.Tokens
+	s.refreshKept = r.Tokens.Refresh == "" || r.Tokens.Refresh == old.Refresh
+	if r.Tokens.Refresh == "" {
+		s.Tokens.Refresh = old.Refresh
+		s.Tokens.RefreshExpiresAt = old.RefreshExpiresAt
+	}
+	if r.Tokens.ID == "" {
+		s.Tokens.ID = old.ID
+	}
+	if r.Tokens.Scope == "" {
+		s.Tokens.Scope = old.Scope // RFC 6749 §5.1: omitted if unchanged
+	}
+	if r.Claims != nil {
+		s.Claims = r.Claims
+	}
+	body, err := parseSections(e.record.Body)
+	if err != nil {
+		return nil, k.alarm(app, v.SID, "box")
+	}
+	_, key := k.keys.first()
+	inPlace := store.Change{Kind: store.InPlace, Version: v.version, Attempt: e.attempt, Sent: true, Key: key}
+	change, ticket := inPlace, v.ticket
+	if v.current && e.record.Confirmed && len(e.predecessors) < store.MaxPredecessors {
+		if next, c, err := k.succession(app, v.ticket, e.record.Generation, e.predecessors, inPlace); err == nil {
+			change, ticket = c, next
+		} else {
+			k.alarm(app, v.SID, "successor")
+		}
+	}
+	for {
+		s.Generation = ticket.Generation
+		change.Body = k.keys.pack(app.Name, ticket, &s, body)
+		var sent time.Time
+		answer, ok := e.persist(ctx, func(ctx context.Context) (store.Answer, error) {
+			sent = k.now()
+			if change.Kind == store.Advance {
+				change.Handed = e.stays()
+			}
+			return k.store.Commit(ctx, v.SID, change)
+		})
+		if !ok {
+			return nil, &UnavailableError{RetryAfter: storeRetryAfter, Err: errHeldTooLong}
+		}
+		switch answer.Result {
+		case store.OK:
+			return e.committed(&s, ticket, change, answer, sent), nil
+		case store.Full:
+			change, ticket = inPlace, v.ticket
+			continue
+		case store.Ended:
+			e.revoke(ctx, s.Tokens.Refresh)
+			return nil, &EndedError{Reason: reasonOf(answer.Record.Reason), Locked: answer.Record.Locked}
+		case store.None:
+			e.revoke(ctx, s.Tokens.Refresh)
+			return nil, nil
+		default:
+			// Not ended, so nothing is revoked: it might be in use.
+			return nil, k.alarm(app, v.SID, "commit_refused")
+		}
+	}
+}
+
+var errHeldTooLong = errors.New("new tokens could not be stored")
+
+// committed is the session as this exchange left it.
+func (e *exchange) committed(s *Session, t Ticket, change store.Change, answer store.Answer, sent time.Time) *view {
+	k, app := e.k, e.app
+	v := *e.view
+	s.box = nil
+	v.Session, v.ticket, v.record, v.version, v.now = s, t, answer.Record, answer.Record.Version, answer.Now
+	v.predecessors, v.handout = nil, nil
+	if change.Kind == store.Advance {
+		v.current = false
+		// Redis's record says whether the first run of this commit handed it out.
+		if !answer.Record.HandedAt.IsZero() && change.Handed {
+			v.handout = k.handout(app, t, sent)
+		}
+		k.audit("ticket advanced", app, s.SID, slog.Uint64("generation", t.Generation), slog.Bool("handed_out", v.handout != nil))
+	} else {
+		k.audit("tokens refreshed in place", app, s.SID, slog.Uint64("generation", t.Generation))
+	}
+	k.cache.hear(store.Event{SID: s.SID, Generation: t.Generation}, k.now())
+	return &v
+}
+
+// succession prepares the next ticket after t, and the change that makes it.
+func (k *Keeper) succession(app *App, t Ticket, generation uint64, ps []store.Predecessor, c store.Change) (Ticket, store.Change, error) {
+	key, id := k.keys.first()
+	s := newSalt()
+	next := Ticket{SID: t.SID, Generation: generation + 1, Secret: succeed(key, app.Name, t, s)}
+	older, err := k.keys.resalt(app.Name, t.SID, ps, generation, next.Generation)
+	if err != nil {
+		return Ticket{}, c, err
+	}
+	c.Kind = store.Advance
+	c.Generation = next.Generation
+	c.Hash = next.Secret.Hash()
+	c.Predecessors = older
+	c.Predecessor = store.Predecessor{
+		Generation: t.Generation,
+		Hash:       t.Secret.Hash(),
+		Key:        id,
+		Salt:       k.keys.sealSalt(app.Name, t.SID, t.Generation, next.Generation, s),
+	}
+	return next, c, nil
+}
+
+// withdraw takes the mark, if it was set, and the lease back.
+func (e *exchange) withdraw(ctx context.Context) {
+	e.persist(ctx, func(ctx context.Context) (store.Answer, error) {
+		return e.k.store.Withdraw(ctx, e.view.SID, e.view.version, e.attempt)
+	})
+}
+
+// persist runs a change until Redis has taken it, or the session would be over
+// anyway. The lease is renewed meanwhile.
+func (e *exchange) persist(ctx context.Context, change func(context.Context) (store.Answer, error)) (store.Answer, bool) {
+	for pause := 20 * time.Millisecond; ; pause = min(2*pause, time.Second) {
+		answer, err := change(ctx)
+		if err == nil {
+			return answer, true
+		}
+		if !e.k.now().Before(e.view.ExpiresAt) {
+			return store.Answer{}, false
+		}
+		timer := time.NewTimer(pause/2 + rand.N(pause))
+		select {
+		case <-timer.C:
+		case <-ctx.Done():
+			timer.Stop()
+			return store.Answer{}, false
+		}
+	}
+}
+
+// revoke hands back tokens that came to a session that has ended.
+func (e *exchange) revoke(ctx context.Context, t RefreshToken) {
+	if e.app.Revoke == nil || t == "" {
+		return
+	}
+	ctx, cancel := context.WithTimeout(ctx, answerLimit)
+	defer cancel()
+	e.app.Revoke(ctx, t)
+}
+
+// reissue gives the bearer of a predecessor another successor, since the first
+// was lost on its way: an honest browser would have shown it by now. It reports
+// whether the session has to be judged again.
+func (k *Keeper) reissue(ctx context.Context, app *App, v *view, shown Ticket) (again bool, err error) {
+	body, err := parseSections(v.record.Body)
+	if err != nil {
+		return false, k.alarm(app, v.SID, "box")
+	}
+	_, id := k.keys.first()
+	attempt := newAttempt()
+	next, change, err := k.succession(app, shown, v.record.Generation, v.predecessors, store.Change{Version: v.version, Attempt: attempt, Key: id})
+	if err != nil {
+		return false, k.alarm(app, v.SID, "successor")
+	}
+	// The shown ticket is on record already: its entry now leads elsewhere.
+	for i, p := range change.Predecessors {
+		if p.Generation == shown.Generation {
+			change.Predecessors[i].Key, change.Predecessors[i].Salt = change.Predecessor.Key, change.Predecessor.Salt
+		}
+	}
+	change.Kind, change.Settle = store.Reissue, app.settle()
+	s := *v.Session
+	s.Generation = next.Generation
+	change.Body = k.keys.pack(app.Name, next, &s, body)
+	sent := k.now()
+	answer, err := k.store.Commit(ctx, v.SID, change)
+	if err != nil {
+		return false, k.unavailable(ctx, err)
+	}
+	switch answer.Result {
+	case store.OK:
+	case store.Sending:
+		return false, nil // served, without a cookie
+	default:
+		return true, nil
+	}
+	v.Session, v.ticket, v.version, v.record = &s, next, answer.Record.Version, answer.Record
+	v.settled, v.handout = false, k.handout(app, next, sent)
+	k.audit("successor issued again", app, v.SID, slog.Uint64("generation", next.Generation))
+	k.cache.hear(store.Event{SID: v.SID, Generation: next.Generation}, k.now())
+	return false, nil
+}

@@ -1,0 +1,345 @@
+package session
+
+import (
+	"context"
+	"errors"
+	"time"
+
+	"github.com/cloakroom/cloakroom/session/store"
+)
+
+// view is a session as one ticket opened it.
+type view struct {
+	*Session
+	ticket       Ticket // the current one: the shown one, or derived from it
+	current      bool   // the shown ticket is the current one
+	settled      bool   // the successor was lost: another may be issued
+	version      uint64
+	seenAt       time.Time
+	now          time.Time // Redis's
+	predecessors []store.Predecessor
+	record       store.Record
+	handout      *Handout
+}
+
+// reuseVerdictAge is how late a verdict of reuse still ends a session. Redis may
+// have judged long after the request: a late verdict is no proof of anything.
+const reuseVerdictAge = 2 * time.Second
+
+// limitMargin is how close to a time limit only Redis itself is asked.
+const limitMargin = time.Second
+
+// waitLimit bounds how long a request waits for a token.
+const waitLimit = 15 * time.Second
+
+func (a *App) hold() time.Duration   { return a.Grace / 3 }
+func (a *App) settle() time.Duration { return 3 * a.Grace }
+
+// interval is how often last-seen is written at most.
+func (a *App) interval() time.Duration {
+	if a.IdleTimeout > 0 && a.IdleTimeout < 10*time.Minute {
+		return a.IdleTimeout / 10
+	}
+	return time.Minute
+}
+
+// Open judges a ticket and returns the session it opens, with a live access
+// token if need asks for one, waiting for a refresh if it must. Its error is
+// [ErrNoSession], an [*EndedError], an [*UnavailableError], or ctx's.
+func (k *Keeper) Open(ctx context.Context, app *App, t Ticket, need Need) (Opened, error) {
+	if need.Received.IsZero() {
+		need.Received = k.now()
+	}
+	ctx, cancel := context.WithTimeoutCause(ctx, waitLimit, errWait)
+	defer cancel()
+	for round := 0; ; round++ {
+		if err := pause(ctx, round); err != nil {
+			return Opened{}, waited(ctx, err)
+		}
+		v, err := k.judge(ctx, app, t, need)
+		if err != nil {
+			return Opened{}, waited(ctx, err)
+		}
+		fresh := freshFor(v, need, k.now())
+		if v.settled && need.Cookie && fresh != tokenOut {
+			again, err := k.reissue(ctx, app, v, t)
+			if err != nil {
+				return Opened{}, waited(ctx, err)
+			}
+			if again {
+				continue
+			}
+		}
+		switch fresh {
+		case tokenDue:
+			k.refreshInBackground(app, v)
+		case tokenOut:
+			next, err := k.refresh(ctx, app, v, need)
+			if err != nil {
+				return Opened{}, waited(ctx, err)
+			}
+			if next == nil {
+				continue // the exchange was another's: judge afresh, with our own ticket
+			}
+			if v.settled {
+				continue // in place first, then re-issue
+			}
+			v = next
+		}
+		return k.opened(app, v), nil
+	}
+}
+
+// pause keeps a request that loses every race from turning in circles.
+func pause(ctx context.Context, round int) error {
+	if round < 3 {
+		return nil
+	}
+	timer := time.NewTimer(time.Duration(round) * 10 * time.Millisecond)
+	defer timer.Stop()
+	select {
+	case <-timer.C:
+		return nil
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}
+
+var errWait = errors.New("waited too long for a token")
+
+// waited turns our own limit on waiting into what it is: trouble, not a client
+// that has gone.
+func waited(ctx context.Context, err error) error {
+	if context.Cause(ctx) == errWait {
+		return &UnavailableError{Provider: true, RetryAfter: storeRetryAfter, Err: errWait}
+	}
+	return err
+}
+
+func (k *Keeper) opened(app *App, v *view) Opened {
+	o := Opened{Session: v.Session, Now: v.now, Successor: v.handout, IdleExpiresAt: v.ExpiresAt}
+	if app.IdleTimeout > 0 {
+		if idle := v.seenAt.Add(app.IdleTimeout); idle.Before(v.ExpiresAt) {
+			o.IdleExpiresAt = idle
+		}
+	}
+	return o
+}
+
+// judge opens a ticket once: from the cache, by a plain read where nothing is to
+// be written, or by the script.
+func (k *Keeper) judge(ctx context.Context, app *App, t Ticket, need Need) (*view, error) {
+	sent := k.now()
+	hears := k.store.Hears()
+	if e, ok := k.cache.find(app.Name, t); ok {
+		if e.ended != nil {
+			return nil, e.ended
+		}
+		if hears && sent.Sub(e.stored) < app.CacheTTL {
+			v := *e.view
+			v.now = k.time()
+			if !k.due(app, &v, need) {
+				k.metrics.openings.WithLabelValues("cache").Inc()
+				return &v, nil
+			}
+		}
+	}
+	if hears {
+		if seen, ok := k.seen.written.GetIfPresent(t.SID); ok && (!need.Activity || k.time().Sub(seen) < app.interval()) {
+			v, err := k.read(ctx, app, t, need)
+			if v != nil || err != nil {
+				if v != nil {
+					k.keep(app, v, sent)
+				}
+				return v, err
+			}
+		}
+	}
+	v, err := k.ask(ctx, app, t, need, sent)
+	if err != nil {
+		return nil, err
+	}
+	if v.current && v.record.Confirmed {
+		k.keep(app, v, sent)
+	}
+	return v, nil
+}
+
+func (k *Keeper) keep(app *App, v *view, sent time.Time) {
+	if app.CacheTTL <= 0 {
+		return
+	}
+	kept := *v
+	kept.record.Body, kept.predecessors, kept.handout = nil, nil, nil
+	k.cache.keep(v.SID, &cached{app: app.Name, hash: v.ticket.Secret.Hash(), view: &kept, stored: sent, ttl: app.CacheTTL}, sent)
+}
+
+// due reports whether opening v has anything to write: last-seen, or an end that
+// may be near.
+func (k *Keeper) due(app *App, v *view, need Need) bool {
+	limit := v.ExpiresAt
+	if app.IdleTimeout > 0 {
+		if idle := v.seenAt.Add(app.IdleTimeout); idle.Before(limit) {
+			limit = idle
+		}
+	}
+	if r := v.Tokens.RefreshExpiresAt; !r.IsZero() && r.Before(limit) {
+		limit = r
+	}
+	return limit.Sub(v.now) <= limitMargin || need.Activity && v.now.Sub(v.seenAt) >= app.interval()
+}
+
+// read answers a current, confirmed ticket with nothing to write by one plain
+// read. It returns nil for all else: the script judges that, afresh.
+func (k *Keeper) read(ctx context.Context, app *App, t Ticket, need Need) (*view, error) {
+	record, found, err := k.store.Read(ctx, t.SID)
+	if err != nil {
+		return nil, k.unavailable(ctx, err)
+	}
+	if !found || record.Ended || record.App != appID(app.Name) || !record.Confirmed ||
+		record.Generation != t.Generation || record.Hash != t.Secret.Hash() {
+		return nil, nil
+	}
+	if _, ok := k.keys.find(record.Key); !ok {
+		return nil, nil
+	}
+	v, err := k.view(ctx, app, t, store.Answer{Result: store.Current, Now: k.time(), Record: record})
+	if err != nil || k.due(app, v, need) {
+		return nil, err
+	}
+	k.metrics.openings.WithLabelValues("read").Inc()
+	return v, nil
+}
+
+// ask has the script judge.
+func (k *Keeper) ask(ctx context.Context, app *App, t Ticket, need Need, sent time.Time) (*view, error) {
+	unwritten, _ := k.seen.unwritten.GetIfPresent(t.SID)
+	known := make([][4]byte, len(k.keys.ids))
+	for i, id := range k.keys.ids {
+		known[i] = id
+	}
+	answer, err := k.store.Open(ctx, t.SID, store.Presented{
+		App:         appID(app.Name),
+		KnownKeys:   known,
+		Generation:  t.Generation,
+		Hash:        t.Secret.Hash(),
+		IdleTimeout: app.IdleTimeout,
+		Grace:       app.Grace,
+		Settle:      app.settle(),
+		Interval:    app.interval(),
+		Activity:    need.Activity,
+		Cookie:      need.Cookie,
+		SeenAt:      unwritten,
+	})
+	if err != nil {
+		if need.Activity {
+			k.seen.unwritten.Set(t.SID, k.time())
+		}
+		return nil, k.unavailable(ctx, err)
+	}
+	k.metrics.openings.WithLabelValues("script").Inc()
+	switch answer.Result {
+	case store.Current, store.Handout, store.Superseding, store.Settled, store.InGrace:
+	default:
+		return nil, k.refuse(ctx, app, t, need, answer)
+	}
+	v, err := k.view(ctx, app, t, answer)
+	if err != nil {
+		return nil, err
+	}
+	v.settled = answer.Result == store.Settled
+	if answer.Result == store.Handout {
+		v.handout = k.handout(app, v.ticket, sent)
+	}
+	if need.Activity && answer.Now.Sub(v.seenAt) >= app.interval() {
+		k.seen.unwritten.Set(t.SID, answer.Now) // refused: Redis is out of memory
+	} else {
+		k.seen.written.Set(t.SID, v.seenAt)
+		k.seen.unwritten.Invalidate(t.SID)
+	}
+	return v, nil
+}
+
+// handout is a successor whose cookie may leave within the hold, counted from
+// before Redis was asked.
+func (k *Keeper) handout(app *App, t Ticket, sent time.Time) *Handout {
+	return &Handout{Ticket: t, until: sent.Add(app.hold())}
+}
+
+// view opens the box with the shown ticket, forward along its successors.
+func (k *Keeper) view(ctx context.Context, app *App, t Ticket, answer store.Answer) (*view, error) {
+	ticket := t
+	if t.Generation != answer.Record.Generation {
+		var err error
+		if ticket, err = k.keys.forward(app.Name, t, &answer.Record, answer.Predecessors); err != nil {
+			return nil, k.alarm(app, t.SID, "successor")
+		}
+	}
+	s, err := k.keys.unpack(app.Name, ticket, &answer.Record)
+	if err != nil {
+		return nil, k.alarm(app, t.SID, "box")
+	}
+	// The box is believed: what stands outside can't widen it.
+	if !answer.Now.Before(s.ExpiresAt) {
+		return nil, k.expire(ctx, app, t.SID, ReasonAbsoluteTimeout)
+	}
+	if end := s.Tokens.RefreshExpiresAt; !end.IsZero() && !answer.Now.Before(end) {
+		return nil, k.expire(ctx, app, t.SID, ReasonRefreshRejected)
+	}
+	return &view{
+		Session:      s,
+		ticket:       ticket,
+		current:      t.Generation == answer.Record.Generation,
+		version:      answer.Record.Version,
+		seenAt:       answer.Record.SeenAt,
+		now:          answer.Now,
+		predecessors: answer.Predecessors,
+		record:       answer.Record,
+	}, nil
+}
+
+// expire ends a session and tells so.
+func (k *Keeper) expire(ctx context.Context, app *App, sid SID, reason Reason) error {
+	if err := k.End(ctx, app, sid, reason); err != nil {
+		return err
+	}
+	return &EndedError{Reason: reason}
+}
+
+// refuse turns a verdict that serves nothing into an error.
+func (k *Keeper) refuse(ctx context.Context, app *App, t Ticket, need Need, answer store.Answer) error {
+	switch answer.Result {
+	case store.None:
+		return ErrNoSession
+	case store.Ended, store.Expired:
+		ended := &EndedError{Reason: reasonOf(answer.Record.Reason), Locked: answer.Record.Locked}
+		if answer.Result == store.Expired {
+			k.ended(app, t.SID, ended.Reason)
+		}
+		// An end is final, so it may be remembered. A lock may be lifted.
+		if !ended.Locked {
+			k.cache.entries.Set(t.SID, &cached{app: app.Name, ended: ended, ttl: endAge})
+		}
+		return ended
+	case store.Ahead:
+		return k.alarm(app, t.SID, "ticket_ahead")
+	case store.Lost:
+		k.alarm(app, t.SID, "store_lost")
+		return &EndedError{Reason: ReasonStoreLost}
+	case store.Mismatch:
+		k.alarm(app, t.SID, "secret_mismatch")
+		return ErrNoSession
+	case store.Reuse:
+		if k.now().Sub(need.Received) > reuseVerdictAge {
+			return &UnavailableError{RetryAfter: storeRetryAfter, Err: errAlarm("late verdict")}
+		}
+		// On the server's context: a thief that hangs up doesn't save itself.
+		end, cancel := context.WithTimeout(context.WithoutCancel(ctx), 2*time.Second)
+		defer cancel()
+		return k.expire(end, app, t.SID, ReasonReuseDetected)
+	case store.UnknownKey:
+		return k.alarm(app, t.SID, "server_key")
+	default:
+		return k.alarm(app, t.SID, "record_format")
+	}
+}
