@@ -1,0 +1,157 @@
+package idp
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/http"
+	"net/url"
+	"strings"
+	"time"
+)
+
+const (
+	// defaultTokenLife is for an access token whose life nobody tells. Too
+	// short costs a refresh more; too long costs failing calls.
+	defaultTokenLife = 5 * time.Minute
+	maxTokenLife     = 30 * 24 * time.Hour
+	maxRefreshLife   = 10 * 365 * 24 * time.Hour
+	// maxUserInfo bounds what userinfo can add to each session.
+	maxUserInfo = 64 << 10
+)
+
+// Exchange spends an authorization code (RFC 6749 section 4.1.3, RFC 7636
+// section 4.5), once, and checks what comes back: an ID token for this
+// transaction, and userinfo about the same subject if Config.UserInfo asks for
+// it. The caller has compared the state and asked CheckIssuer.
+//
+// The error is ErrRejected or ErrUnavailable; after either the code is gone, and
+// the browser has to log in again.
+func (p *Provider) Exchange(ctx context.Context, code string, tx Transaction) (Grant, error) {
+	if !tx.ok() {
+		return Grant{}, errors.New("idp: transaction was not made by NewTransaction")
+	}
+	ctx, cancel := context.WithTimeout(ctx, p.cfg.Timeout)
+	defer cancel()
+	m, err := p.metadata.get(ctx)
+	if err != nil {
+		return Grant{}, err
+	}
+	a, _, _, err := p.postForm(ctx, opExchange, m.token, url.Values{
+		"grant_type":    {"authorization_code"},
+		"code":          {code},
+		"redirect_uri":  {p.cfg.RedirectURI},
+		"code_verifier": {string(tx.Verifier)},
+	}, nil)
+	if err != nil {
+		return Grant{}, unavailable(ctx, opExchange, err)
+	}
+	if a.status != http.StatusOK {
+		return Grant{}, statusError(opExchange, a)
+	}
+	g, err := p.parseGrant(a.body)
+	if errors.Is(err, errNotObject) {
+		return Grant{}, fmt.Errorf("%s: %w: %v", opExchange, ErrUnavailable, err)
+	}
+	if err != nil {
+		return Grant{}, fmt.Errorf("%s: %w: %v", opExchange, ErrRejected, err)
+	}
+	if g.ID == "" {
+		return Grant{}, fmt.Errorf("%s: %w: no ID token", opExchange, ErrRejected)
+	}
+	id, err := p.verifyIDToken(ctx, g.ID, idTokenWant{access: g.Access, login: true, nonce: tx.Nonce, code: code})
+	if err != nil {
+		return Grant{}, fmt.Errorf("%s: %w", opExchange, err)
+	}
+	var info object
+	if p.cfg.UserInfo {
+		if info, err = p.userInfo(ctx, m.userInfo, g.Access, id.subject); err != nil {
+			return Grant{}, err
+		}
+	}
+	if err := p.fillIn(&g, id, info); err != nil {
+		return Grant{}, err
+	}
+	return g, nil
+}
+
+func (p *Provider) fillIn(g *Grant, id idToken, info object) (err error) {
+	g.Issuer, g.Subject, g.SessionID, g.AuthTime = p.cfg.Issuer, id.subject, id.sessionID, id.authTime
+	g.Claims, err = claimsJSON(id.claims, info)
+	return err
+}
+
+// userInfo asks the userinfo endpoint (OpenID Connect Core 1.0 section 5.3). The
+// sub there must be the ID token's (section 5.3.2): an access token that was
+// swapped shows by that.
+func (p *Provider) userInfo(ctx context.Context, target string, access AccessToken, subject string) (object, error) {
+	a, err := p.getJSON(ctx, opUserInfo, target, access, maxUserInfo)
+	if err != nil {
+		return nil, err
+	}
+	if !isJSON(a.header) {
+		return nil, fmt.Errorf("%s: %w: the answer is not application/json", opUserInfo, ErrRejected)
+	}
+	o, err := parseObject(a.body)
+	if err != nil {
+		return nil, fmt.Errorf("%s: %w: %v", opUserInfo, ErrUnavailable, err)
+	}
+	if sub, ok := o.str("sub"); !ok || sub != subject {
+		return nil, fmt.Errorf("%s: %w: sub is not the ID token's", opUserInfo, ErrRejected)
+	}
+	return o, nil
+}
+
+// parseGrant reads a token endpoint's success (RFC 6749 section 5.1). The
+// error is errNotObject, or says which part is missing or of the wrong kind.
+func (p *Provider) parseGrant(body []byte) (Grant, error) {
+	o, err := parseObject(body)
+	if err != nil {
+		return Grant{}, err
+	}
+	token := func(name string, to *string) error {
+		s, ok := o.str(name)
+		if !ok || len(s) > maxToken || strings.ContainsFunc(s, func(r rune) bool { return r < ' ' || r > '~' }) {
+			return fmt.Errorf("%s is not acceptable", name)
+		}
+		*to = s
+		return nil
+	}
+	var g Grant
+	if err := errors.Join(
+		token("access_token", (*string)(&g.Access)),
+		token("refresh_token", (*string)(&g.Refresh)),
+		token("id_token", (*string)(&g.ID)),
+		token("token_type", &g.TokenType),
+		token("scope", &g.Scope),
+	); err != nil {
+		return Grant{}, err
+	}
+	// A space would end it within an Authorization header.
+	if g.Access == "" || strings.Contains(string(g.Access), " ") {
+		return Grant{}, errors.New("access_token is missing or not acceptable")
+	}
+	if !strings.EqualFold(g.TokenType, "Bearer") {
+		return Grant{}, errors.New("token_type is not Bearer")
+	}
+	g.ExpiresIn = p.tokenLife(o, string(g.Access))
+	// Two spellings in the wild; no standard names one.
+	g.RefreshExpiresIn = max(o.seconds("refresh_expires_in", maxRefreshLife), o.seconds("refresh_token_expires_in", maxRefreshLife))
+	return g, nil
+}
+
+// tokenLife is Grant.ExpiresIn. The access token is read only where the
+// provider doesn't tell: it is made for others.
+func (p *Provider) tokenLife(o object, access string) time.Duration {
+	if d := o.seconds("expires_in", maxTokenLife); d > 0 {
+		return d
+	}
+	if claims, err := jwtPayload(access); err == nil {
+		if exp, ok := claims.date("exp"); ok && !exp.IsZero() {
+			if d := exp.Sub(p.cfg.Now()); d > 0 {
+				return min(d, maxTokenLife)
+			}
+		}
+	}
+	return defaultTokenLife
+}
