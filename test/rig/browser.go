@@ -1,6 +1,7 @@
 package rig
 
 import (
+	"context"
 	"encoding/json"
 	"fmt"
 	"html"
@@ -15,12 +16,8 @@ import (
 	"time"
 )
 
-// SessionCookie is the session cookie's name, LoginCookie the beginning of a
-// login's.
-const (
-	SessionCookie = "__Host-Http-cloakroom"
-	LoginCookie   = "__Host-cloakroom-login-"
-)
+// SessionCookie is the session cookie's name.
+const SessionCookie = "__Host-Http-cloakroom"
 
 const maxBody = 1 << 20
 
@@ -85,6 +82,8 @@ type Request struct {
 	On     *Gateway    // default: the next replica
 	// Lost loses the answer on its way: its cookies are not kept.
 	Lost bool
+	// Context closes the tab when it is done; default: the test's.
+	Context context.Context
 }
 
 // Response is an answer, read to its end.
@@ -193,7 +192,11 @@ func (b *Browser) send(req Request, u *url.URL, h http.Header, site string) (*Re
 	}
 	b.mu.Unlock()
 
-	r, err := http.NewRequestWithContext(b.w.t.Context(), req.Method, target.String(), strings.NewReader(req.Body))
+	ctx := req.Context
+	if ctx == nil {
+		ctx = b.w.t.Context()
+	}
+	r, err := http.NewRequestWithContext(ctx, req.Method, target.String(), strings.NewReader(req.Body))
 	if err != nil {
 		return nil, err
 	}
@@ -280,7 +283,22 @@ func (b *Browser) Navigate(path, user string) *Response {
 	if err != nil {
 		b.w.t.Fatal(err)
 	}
-	return b.walk(u, b.w.Origin, user)
+	return b.walk(u, b.w.Origin, user, nil)
+}
+
+// NavigateUntil is Navigate, but it stops before it opens an URL for which stop
+// says so, and returns that.
+func (b *Browser) NavigateUntil(path, user string, stop func(*url.URL) bool) *url.URL {
+	b.w.t.Helper()
+	u, err := url.Parse(b.w.Origin + path)
+	if err != nil {
+		b.w.t.Fatal(err)
+	}
+	r := b.walk(u, b.w.Origin, user, stop)
+	if !stop(r.URL) {
+		b.w.t.Fatalf("the browser ended on %s with %s", r.URL, r)
+	}
+	return r.URL
 }
 
 // Arrive opens an URL from a page of another site.
@@ -290,10 +308,10 @@ func (b *Browser) Arrive(raw, user string) *Response {
 	if err != nil {
 		b.w.t.Fatal(err)
 	}
-	return b.walk(u, "https://elsewhere.test", user)
+	return b.walk(u, "https://elsewhere.test", user, nil)
 }
 
-func (b *Browser) walk(u *url.URL, from, user string) *Response {
+func (b *Browser) walk(u *url.URL, from, user string, stop func(*url.URL) bool) *Response {
 	b.w.t.Helper()
 	req := Request{Method: http.MethodGet}
 	site := relation(from, u)
@@ -307,6 +325,9 @@ func (b *Browser) walk(u *url.URL, from, user string) *Response {
 			h.Set("Origin", from)
 		}
 		b.w.note(u.Query())
+		if stop != nil && stop(u) {
+			return &Response{URL: u}
+		}
 		r, err := b.send(req, u, h, site)
 		if err != nil {
 			b.w.t.Fatalf("%s %s: %v", req.Method, u.Path, err)

@@ -9,9 +9,13 @@ import (
 	"testing"
 )
 
-// Upstream is an API behind the gateway. It answers with what it received.
+// Upstream is an API behind the gateway. It answers with what it received;
+// requests to /held wait for [Upstream.Release] first.
 type Upstream struct {
 	*httptest.Server
+	arrived chan struct{}
+	release chan struct{}
+	once    sync.Once
 
 	mu   sync.Mutex
 	seen []Received // guarded by mu
@@ -27,11 +31,18 @@ type Received struct {
 
 // NewUpstream starts an upstream for the length of the test.
 func NewUpstream(t testing.TB) *Upstream {
-	u := &Upstream{}
+	u := &Upstream{arrived: make(chan struct{}, 100), release: make(chan struct{})}
 	u.Server = httptest.NewServer(u)
 	t.Cleanup(u.Close)
+	t.Cleanup(u.Release)
 	return u
 }
+
+// Held gets a value for each request that has come to /held.
+func (u *Upstream) Held() <-chan struct{} { return u.arrived }
+
+// Release lets all requests to /held go on, for good.
+func (u *Upstream) Release() { u.once.Do(func() { close(u.release) }) }
 
 func (u *Upstream) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	body, _ := io.ReadAll(io.LimitReader(r.Body, 1<<20))
@@ -39,6 +50,10 @@ func (u *Upstream) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	u.mu.Lock()
 	u.seen = append(u.seen, got)
 	u.mu.Unlock()
+	if r.URL.Path == "/held" {
+		u.arrived <- struct{}{}
+		<-u.release
+	}
 	w.Header().Set("Content-Type", "application/json")
 	_ = json.NewEncoder(w).Encode(got)
 }

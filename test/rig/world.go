@@ -25,6 +25,9 @@ const Origin = "https://app.test"
 // maxCookie is what design.md allows a session cookie, name included.
 const maxCookie = 300
 
+// otherCookies is how the names of the gateway's cookies begin that no session is in.
+const otherCookies = "__Host-cloakroom-"
+
 // World is a deployment: replicas of one gateway on one Redis, for one app.
 type World struct {
 	t        testing.TB
@@ -258,7 +261,7 @@ func (w *World) inspect(req Request, r *Response) {
 			expect(len(c.Name)+1+len(c.Value) <= maxCookie, "it is longer than 300 bytes")
 			expect(c.MaxAge >= 0 || req.Method == http.MethodPost && r.URL.Path == "/bff/logout", "only a logout deletes it")
 			expect(c.MaxAge < 0 || r.Status < 400, "a refusal sets it")
-		case strings.HasPrefix(c.Name, LoginCookie):
+		case strings.HasPrefix(c.Name, otherCookies):
 			expect(c.SameSite == http.SameSiteLaxMode, "SameSite is not Lax")
 		default:
 			expect(false, "the gateway has no such cookie")
