@@ -1,0 +1,156 @@
+package web
+
+import (
+	"bytes"
+	"crypto/sha256"
+	"encoding/base64"
+	"html/template"
+	"net/http"
+	"net/url"
+	"strings"
+)
+
+// style is the pages' one style sheet. It is inline, so that a page needs no
+// second request, and named in the policy by its hash.
+const style = `
+:root{color-scheme:light dark;--bg:#f6f5f2;--card:#fff;--ink:#1d1c1a;--soft:#6a665e;--line:#e3e0d9;--act:#7a3b12}
+@media (prefers-color-scheme:dark){:root{--bg:#171614;--card:#211f1c;--ink:#eeebe4;--soft:#a39d92;--line:#35322d;--act:#e8a06f}}
+*{box-sizing:border-box}
+body{margin:0;min-height:100vh;display:grid;place-items:center;padding:1.5rem;background:var(--bg);color:var(--ink);font:1rem/1.55 system-ui,sans-serif}
+main{width:100%;max-width:27rem;padding:2rem;background:var(--card);border:1px solid var(--line);border-radius:.9rem}
+h1{margin:0 0 .5rem;font-size:1.25rem;line-height:1.3}
+p{margin:0 0 1.25rem;color:var(--soft);overflow-wrap:anywhere}
+a{color:var(--act)}
+.act{display:inline-block;padding:.55rem 1.1rem;border:1px solid currentColor;border-radius:.5rem;font-weight:600;text-decoration:none}
+.act:hover,.act:focus-visible{text-decoration:underline}
+dl{display:grid;grid-template-columns:auto 1fr;gap:.15rem .8rem;margin:1.5rem 0 0;padding-top:1rem;border-top:1px solid var(--line);font-size:.8rem;color:var(--soft)}
+dd{margin:0;font-family:ui-monospace,monospace;overflow-wrap:anywhere}
+.wait{opacity:0;animation:show .2s .8s forwards}
+@keyframes show{to{opacity:1}}
+`
+
+// policy lets a page show its style and do nothing else: no script, no form,
+// no frame, no request.
+var policy = func() string {
+	sum := sha256.Sum256([]byte(style))
+	return "default-src 'none'; style-src 'sha256-" + base64.StdEncoding.EncodeToString(sum[:]) +
+		"'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+}()
+
+var pages = template.Must(template.New("pages").Parse(`
+{{define "head"}}<!doctype html>
+<html lang="en">
+<meta charset="utf-8">
+<meta name="viewport" content="width=device-width,initial-scale=1">
+<meta name="robots" content="noindex">
+<title>{{.Title}}</title>
+<style>` + style + `</style>
+{{end}}
+{{define "onward"}}{{template "head" .}}<meta http-equiv="refresh" content="0; url={{.Link}}">
+<main class="wait">
+<h1>{{.Title}}</h1>
+<p>If nothing happens, go on by hand.</p>
+<a class="act" href="{{.Link}}">Continue</a>
+</main>
+{{end}}
+{{define "error"}}{{template "head" .}}<main>
+<h1>{{.Title}}</h1>
+{{with .Detail}}<p>{{.}}</p>
+{{end}}{{with .LoginURL}}<a class="act" href="{{.}}">Log in</a>
+{{end}}<dl><dt>Code</dt><dd>{{.Code}}</dd>{{with .TraceID}}<dt>Trace</dt><dd>{{.}}</dd>{{end}}</dl>
+</main>
+{{end}}
+{{define "loggedout"}}{{template "head" .}}<main>
+<h1>{{.Title}}</h1>
+<p>Your session has ended in this browser.</p>
+{{with .Link}}<a class="act" href="{{.}}">Back to the application</a>
+{{end}}</main>
+{{end}}`))
+
+// page is what the templates without fields of their own show.
+type page struct{ Title, Link string }
+
+// Bounce writes the small page that navigates on to target within the site, so
+// that the browser sends its SameSite=Strict cookies along, which it keeps back
+// from a navigation that came from elsewhere. It uses a meta refresh and no
+// script. target is a path with an optional query; anything that would leave
+// the origin is replaced by "/". The page can't know a fragment, so the
+// navigation has none.
+func Bounce(w http.ResponseWriter, target string) {
+	if !local(target) {
+		target = "/"
+	}
+	write(w, http.StatusOK, "onward", page{Title: "One moment …", Link: target})
+}
+
+// Leave writes the small page that navigates on to another site: what answers
+// a form where a redirect would have to pass the application's form-action. A
+// target that is not http or https becomes "/".
+func Leave(w http.ResponseWriter, target *url.URL) {
+	link := "/"
+	if target != nil && (target.Scheme == "https" || target.Scheme == "http") && target.Host != "" && target.Opaque == "" {
+		link = target.String()
+	}
+	write(w, http.StatusOK, "onward", page{Title: "One moment …", Link: link})
+}
+
+// ErrorPage is what a page about a failed navigation says. Every field is text,
+// and escaped.
+type ErrorPage struct {
+	Code    string // the problem's code
+	Title   string // empty: the status's own text
+	Detail  string
+	TraceID string
+	// LoginURL is a path of this origin; anything else is left out.
+	LoginURL string
+}
+
+// Error writes a page about a failed navigation.
+func Error(w http.ResponseWriter, status int, p ErrorPage) {
+	if p.Title == "" {
+		p.Title = http.StatusText(status)
+	}
+	if !local(p.LoginURL) {
+		p.LoginURL = ""
+	}
+	write(w, status, "error", p)
+}
+
+// LoggedOut writes the page at the end of a logout. link leads back into the
+// application: a path of this origin; anything else is left out.
+func LoggedOut(w http.ResponseWriter, link string) {
+	if !local(link) {
+		link = ""
+	}
+	write(w, http.StatusOK, "loggedout", page{Title: "You are logged out", Link: link})
+}
+
+// local reports a path, with or without a query, that no browser takes for
+// another origin: browsers drop tabs and line ends from URLs and read
+// backslashes as slashes.
+func local(target string) bool {
+	for i := range len(target) {
+		if c := target[i]; c <= ' ' || c == 0x7f {
+			return false
+		}
+	}
+	path, _, _ := strings.Cut(target, "?")
+	return strings.HasPrefix(path, "/") && !strings.HasPrefix(path, "//") && !strings.Contains(path, `\`)
+}
+
+// write sends one page. Headers that are set already, cookies say, stay.
+func write(w http.ResponseWriter, status int, name string, data any) {
+	var b bytes.Buffer
+	if err := pages.ExecuteTemplate(&b, name, data); err != nil {
+		panic(err) // the templates are constants, and tests run each of them
+	}
+	h := w.Header()
+	h.Set("Content-Type", "text/html; charset=utf-8")
+	h.Set("Content-Security-Policy", policy)
+	h.Set("Referrer-Policy", "no-referrer")
+	h.Set("Cache-Control", "no-store")
+	h.Set("X-Content-Type-Options", "nosniff")
+	h.Set("Cross-Origin-Resource-Policy", "same-origin")
+	w.WriteHeader(status)
+	w.Write(b.Bytes())
+}
