@@ -1,0 +1,152 @@
+// Package config reads Cloakroom's one configuration file.
+//
+// [Load] turns a YAML file into a [Config] whose values have their final types
+// (URLs, durations, prefixes, keys), with defaults filled in, or into an
+// [*Error] that names every problem of the file at once, each with its key and
+// line. It is strict: an unknown key, a key given twice, a second document, an
+// anchor, an alias or a tag is a problem, and so is a setting that would make
+// the gateway weak.
+//
+// Any scalar may hold ${env:NAME} and ${file:PATH}, which are replaced after
+// the YAML has been parsed, so that a value can't change the file's structure.
+// One trailing newline of a file is dropped; $${ is a literal ${; what a
+// replacement brings in is not expanded again. Relative paths start at the
+// configuration file's directory.
+//
+// No problem quotes a value, whether it stands in the file or comes from
+// outside: a secret that ends up under the wrong key stays out of the log.
+//
+// Load reads the file and what the file names (secrets, certificates, the
+// directories of routes); it opens no connection and changes nothing.
+package config
+
+import (
+	"crypto/tls"
+	"log/slog"
+	"net/netip"
+	"net/url"
+	"time"
+)
+
+// Config is everything an operator can say. It is complete: no field needs a
+// default any more. It holds secrets, none of which it prints.
+type Config struct {
+	// Listen is the public listener's host:port.
+	Listen string
+	// Certificate is the public listener's; nil: plain HTTP.
+	Certificate *tls.Certificate
+	// TrustedProxies are the peers whose X-Forwarded-For counts.
+	TrustedProxies []netip.Prefix
+	Drain          Drain
+	Limits         Limits
+	Redis          Redis
+	// Keys are the server keys: the first writes, all are read.
+	Keys  []Key
+	Admin Admin
+	Log   Log
+	Apps  []App
+
+	warnings []Problem
+}
+
+// Warnings are settings that work and that an operator should know about.
+func (c *Config) Warnings() []Problem { return c.warnings }
+
+// Drain says how the process stops.
+type Drain struct {
+	// Delay is how long requests are still taken after readiness went off, so
+	// that load balancers notice.
+	Delay time.Duration
+	// Timeout bounds the wait for open requests after that.
+	Timeout time.Duration
+}
+
+// Limits bound what a request may bring.
+type Limits struct {
+	HeaderBytes int // of a request's header, all lines together
+}
+
+// Redis says where sessions are kept.
+type Redis struct {
+	Address   string // host:port
+	Username  string
+	Password  Secret
+	TLS       *tls.Config // nil: plain TCP
+	KeyPrefix string
+	Timeout   time.Duration // of one call, connecting included
+}
+
+// Admin is the operators' listener.
+type Admin struct {
+	Network string // "tcp" or "unix"
+	Address string // host:port, or the socket's path
+	Token   Secret // empty: none
+}
+
+// Log says what is logged and how.
+type Log struct {
+	Level  slog.Level
+	Format string // "json" or "text"
+}
+
+// App is one single-page app.
+type App struct {
+	Name string
+	// Origin is scheme://host[:port] and nothing else.
+	Origin   *url.URL
+	Provider Provider
+	Session  Session
+	Token    Token
+	// UserClaims are the claims that /bff/user shows.
+	UserClaims []string
+	Routes     []Route
+}
+
+// Provider is the app's registration at its identity provider.
+type Provider struct {
+	Issuer              string // exactly as the provider spells it
+	ClientID            string
+	ClientAuth          string // "client_secret_basic" or "client_secret_post"
+	ClientSecret        Secret
+	Scopes              []string
+	AuthorizationParams map[string]string
+	LoginParams         []string // parameters of /bff/login that are passed on
+	UserInfo            bool
+	// RefreshReuse is how long the provider tolerates a refresh token's second
+	// use; 0: not at all.
+	RefreshReuse time.Duration
+	// UnknownAnswer is "retry" or "end": what becomes of a session whose
+	// refresh had no readable answer.
+	UnknownAnswer string
+	// EndSessionEndpoint overrides discovery; empty: discovery's.
+	EndSessionEndpoint string
+}
+
+// Session is the app's session policy.
+type Session struct {
+	IdleTimeout     time.Duration
+	AbsoluteTimeout time.Duration
+	SameSite        string // "strict" or "lax"
+	RotationGrace   time.Duration
+	CacheTTL        time.Duration // 0: nothing is cached
+	AfterLogout     string        // a path of the app's; empty: a page that says so
+}
+
+// Token says how the page gets access tokens.
+type Token struct {
+	Mode string // "relay" or "off"
+}
+
+// Route leads a path prefix to an upstream or to files. Exactly one of
+// Upstream and Files is set.
+type Route struct {
+	Path        string // begins with "/"; matches whole segments
+	Upstream    *url.URL
+	Files       string        // a directory, absolute
+	StripPrefix string        // empty: nothing
+	Timeout     time.Duration // zero with Files
+	Kind        string        // "api" or "page"
+	Auth        string        // "required", "optional" or "none"
+	Token       string        // "session" or "none"
+	Methods     []string      // empty: all
+}

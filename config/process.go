@@ -1,0 +1,311 @@
+package config
+
+import (
+	"crypto/tls"
+	"crypto/x509"
+	"net"
+	"net/netip"
+	"path/filepath"
+	"regexp"
+	"strconv"
+	"strings"
+	"time"
+)
+
+// config reads the file's top: what the process as a whole needs.
+func (l *loader) config(c *Config, root value) {
+	top := root.object()
+	l.version(top.get("version"))
+	c.Listen = ":8080"
+	if v := top.get("listen"); v.set() {
+		c.Listen, _ = v.hostPort(true)
+	}
+	c.Certificate = l.certificate(top.get("tls").object())
+	c.TrustedProxies = l.trustedProxies(top.get("trusted_proxies"))
+
+	drain := top.get("drain").object()
+	c.Drain = Drain{
+		Delay:   drain.get("delay").duration(0, 0, 10*time.Minute),
+		Timeout: drain.get("timeout").duration(30*time.Second, time.Second, time.Hour),
+	}
+	drain.done()
+
+	limits := top.get("limits").object()
+	// Below 4 KiB ordinary browsers are refused, above 1 MiB memory is anybody's.
+	c.Limits = Limits{HeaderBytes: limits.get("header_bytes").integer(32768, 4096, 1<<20)}
+	limits.done()
+
+	c.Redis = l.redis(top.get("redis"))
+	c.Keys = l.serverKeys(top.get("keys"))
+	c.Admin = l.admin(top.get("admin"), c.Listen)
+
+	log := top.get("log").object()
+	c.Log.Format = log.get("format").choice("json", "json", "text")
+	// The names are slog's own.
+	_ = c.Log.Level.UnmarshalText([]byte(log.get("level").choice("info", "debug", "info", "warn", "error")))
+	log.done()
+
+	c.Apps = l.apps(top.get("apps"))
+	top.done()
+	l.reused()
+}
+
+func (l *loader) version(v value) {
+	if !v.require(": version: 1") {
+		return
+	}
+	if s, ok := v.text(); ok && s != "1" {
+		v.problem("must be 1, the only version of this file")
+	}
+}
+
+// hostPort is v's text as an address to listen on or to dial.
+func (v value) hostPort(listen bool) (string, bool) {
+	s, ok := v.needed()
+	if !ok {
+		return "", false
+	}
+	host, port, err := net.SplitHostPort(s)
+	if err != nil || strings.ContainsAny(host, "/ @?#%") || (host == "" && !listen) {
+		hint := ""
+		if strings.Contains(s, "://") {
+			hint = "; leave the scheme out"
+		}
+		v.problem("must be host:port%s", hint)
+		return "", false
+	}
+	n, err := strconv.ParseUint(port, 10, 16)
+	if err != nil || strconv.FormatUint(n, 10) != port || (n == 0 && !listen) {
+		v.problem("must end in a port number, at most 65535")
+		return "", false
+	}
+	return s, true
+}
+
+// filePath is v's text as a file's absolute path; empty where it isn't there.
+func (v value) filePath() string {
+	s, ok := v.text()
+	if !ok || s == "" {
+		return ""
+	}
+	return v.l.resolve(s)
+}
+
+// certificate reads cert_file and key_file, which go together.
+func (l *loader) certificate(o *object) *tls.Certificate {
+	defer o.done()
+	return keyPair(o.get("cert_file"), o.get("key_file"))
+}
+
+// keyPair reads a certificate and its key; nil where neither is named, or
+// where a problem was reported.
+func keyPair(cert, key value) *tls.Certificate {
+	certFile, keyFile := cert.filePath(), key.filePath()
+	switch {
+	case certFile == "" && keyFile == "":
+		return nil
+	case keyFile == "":
+		cert.problem("needs a key_file beside it")
+		return nil
+	case certFile == "":
+		key.problem("needs a cert_file beside it")
+		return nil
+	}
+	certPEM, err := readBounded(certFile, maxInsert)
+	if err != nil {
+		cert.problem("%v", err)
+	}
+	keyPEM, err2 := readBounded(keyFile, maxInsert)
+	if err2 != nil {
+		key.problem("%v", err2)
+	}
+	if err != nil || err2 != nil {
+		return nil
+	}
+	pair, err := tls.X509KeyPair(certPEM, keyPEM)
+	if err != nil {
+		cert.problem("%s", strings.TrimPrefix(err.Error(), "tls: "))
+		return nil
+	}
+	return &pair
+}
+
+func (l *loader) trustedProxies(v value) []netip.Prefix {
+	var out []netip.Prefix
+	list, _ := v.list()
+	for _, e := range list {
+		s, ok := e.needed()
+		if !ok {
+			continue
+		}
+		p, err := netip.ParsePrefix(s)
+		if a, aerr := netip.ParseAddr(s); aerr == nil && a.Zone() == "" {
+			p, err = netip.PrefixFrom(a, a.BitLen()), nil
+		}
+		// The widest private ranges are 10.0.0.0/8 and fc00::/7. Who trusts
+		// more lets strangers choose their own address.
+		widest := 8
+		if p.Addr().Is6() {
+			widest = 7
+		}
+		switch {
+		case err != nil || p.Addr().Is4In6():
+			e.problem("must be an address or a prefix such as 10.0.0.0/8")
+		case p.Bits() < widest:
+			e.problem("trusts too much of the Internet: at least /%d", widest)
+		case p.Masked() != p:
+			e.problem("has bits set beyond its length; did you mean %v?", p.Masked())
+		default:
+			out = append(out, p)
+		}
+	}
+	return out
+}
+
+// keyPrefix keeps clear of { and }, which choose the cluster's slot.
+var keyPrefix = regexp.MustCompile(`^[A-Za-z0-9:._/-]{0,64}$`)
+
+func (l *loader) redis(v value) Redis {
+	o := v.object()
+	defer o.done()
+	r := Redis{Username: o.get("username").string("")}
+	o.get("mode").choice("single", "single")
+	addresses := o.get("addresses")
+	if addresses.require("") {
+		list, ok := addresses.list()
+		if ok && len(list) != 1 {
+			addresses.problem("must hold exactly one host:port")
+		}
+		for _, a := range list {
+			r.Address, _ = a.hostPort(false)
+		}
+	}
+	r.Password, _ = o.get("password").secret("redis")
+	r.KeyPrefix = o.get("key_prefix").string("cloakroom:")
+	if !keyPrefix.MatchString(r.KeyPrefix) {
+		o.get("key_prefix").problem("must be at most 64 letters, digits and : . _ / -")
+	}
+	r.Timeout = o.get("timeout").duration(2*time.Second, 100*time.Millisecond, 30*time.Second)
+	r.TLS = l.redisTLS(o.get("tls").object(), r.Address)
+	if host, _, err := net.SplitHostPort(r.Address); err == nil && !loopback(host) {
+		if r.TLS == nil {
+			l.warn(o.get("addresses"), "is not this machine, and redis.tls is off: the network reads along")
+		}
+		if r.Password == "" && (r.TLS == nil || len(r.TLS.Certificates) == 0) {
+			l.warn(o.get("addresses"), "is not this machine, and takes no password")
+		}
+	}
+	return r
+}
+
+func (l *loader) redisTLS(o *object, address string) *tls.Config {
+	defer o.done()
+	enabled := o.get("enabled").boolean(false)
+	ca, cert, key := o.get("ca_file"), o.get("cert_file"), o.get("key_file")
+	if !enabled {
+		for _, v := range []value{ca, cert, key} {
+			if v.filePath() != "" {
+				v.problem("has no effect without enabled: true")
+			}
+		}
+		return nil
+	}
+	host, _, _ := net.SplitHostPort(address)
+	c := &tls.Config{MinVersion: tls.VersionTLS12, ServerName: host}
+	if file := ca.filePath(); file != "" {
+		pem, err := readBounded(file, 1<<20)
+		c.RootCAs = x509.NewCertPool()
+		switch {
+		case err != nil:
+			ca.problem("%v", err)
+		case !c.RootCAs.AppendCertsFromPEM(pem):
+			ca.problem("holds no certificate in PEM")
+		}
+	}
+	if pair := keyPair(cert, key); pair != nil {
+		c.Certificates = []tls.Certificate{*pair}
+	}
+	return c
+}
+
+// maxKeys bounds how many keys a forged cookie is tried under.
+const maxKeys = 8
+
+func (l *loader) serverKeys(v value) []Key {
+	if !v.require(": make a key with `cloakroom keys new`") {
+		return nil
+	}
+	list, ok := v.list()
+	if ok && len(list) == 0 {
+		v.problem("is empty: make a key with `cloakroom keys new`")
+	}
+	if len(list) > maxKeys {
+		v.problem("holds too many: at most %d", maxKeys)
+		return nil
+	}
+	var out []Key
+	seen := map[Key]string{}
+	for _, e := range list {
+		s, ok := e.secret("keys")
+		if !ok {
+			continue
+		}
+		k, wrong := parseKey(string(s))
+		if wrong == "" && seen[k] != "" {
+			wrong = "is the same key as " + seen[k]
+		}
+		if wrong != "" {
+			e.problem("%s", wrong)
+			continue
+		}
+		seen[k] = e.path
+		out = append(out, k)
+	}
+	return out
+}
+
+func (l *loader) admin(v value, public string) Admin {
+	o := v.object()
+	defer o.done()
+	a := Admin{Network: "tcp", Address: "127.0.0.1:9090"}
+	token := o.get("token")
+	if a.Token, _ = token.secret("admin"); a.Token != "" {
+		if wrong := weakSecret(string(a.Token)); wrong != "" {
+			token.problem("%s", wrong)
+		}
+	}
+	listen := o.get("listen")
+	if !listen.set() {
+		return a
+	}
+	s, ok := listen.text()
+	if path, unix := strings.CutPrefix(s, "unix:"); ok && unix {
+		// The kernel's limit, less the closing zero.
+		if !filepath.IsAbs(path) || len(path) > 107 {
+			listen.problem("must name the socket by an absolute path of at most 107 bytes")
+		}
+		return Admin{Network: "unix", Address: path, Token: a.Token}
+	}
+	if !ok {
+		return a
+	}
+	if a.Address, ok = listen.hostPort(true); !ok {
+		return a
+	}
+	host, port, _ := net.SplitHostPort(a.Address)
+	if a.Address == public && port != "0" {
+		listen.problem("must differ from the public listener's")
+	}
+	if !loopback(host) && !token.set() {
+		listen.problem("is open to other machines, so admin.token is required")
+	} else if !loopback(host) && a.Token == "" {
+		listen.problem("is open to other machines, so admin.token can't be empty")
+	}
+	return a
+}
+
+// loopback reports whether host is this machine alone.
+func loopback(host string) bool {
+	a, err := netip.ParseAddr(host)
+	return host == "localhost" || err == nil && a.Unmap().IsLoopback()
+}

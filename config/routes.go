@@ -1,0 +1,181 @@
+package config
+
+import (
+	"net/url"
+	"os"
+	"regexp"
+	"slices"
+	"strings"
+	"time"
+)
+
+func (l *loader) routes(v value) []Route {
+	var out []Route
+	var at []value
+	list, _ := v.list()
+	for _, e := range list {
+		o := e.object()
+		r := l.route(o)
+		o.done()
+		if r.Path == "" {
+			continue
+		}
+		for i, other := range out {
+			if clash(r, other) {
+				o.get("path").problem("leads to the same requests as %s", at[i].path)
+				break
+			}
+		}
+		out, at = append(out, r), append(at, e)
+	}
+	return out
+}
+
+// clash reports whether two routes would serve the same request with the same
+// right. A prefix matches whole segments, so that /api and /api/ are one.
+func clash(a, b Route) bool {
+	if strings.TrimSuffix(a.Path, "/") != strings.TrimSuffix(b.Path, "/") {
+		return false
+	}
+	return len(a.Methods) == 0 || len(b.Methods) == 0 ||
+		slices.ContainsFunc(a.Methods, func(m string) bool { return slices.Contains(b.Methods, m) })
+}
+
+func (l *loader) route(o *object) Route {
+	var r Route
+	r.Path = routePath(o.get("path"))
+	upstream, files := o.get("upstream"), o.get("files")
+	timeout, token := o.get("timeout"), o.get("token")
+	switch {
+	case upstream.set() && files.set():
+		files.problem("can't stand beside upstream: a route leads to one of them")
+	case !upstream.set() && !files.set() && !o.broken:
+		o.problem("needs an upstream or files")
+	}
+	kind, auth, tok := "api", "required", "session"
+	if files.set() {
+		kind, auth, tok = "page", "none", "none"
+		if r.Files = files.filePath(); r.Files == "" {
+			files.problem("is empty")
+		} else if info, err := os.Stat(r.Files); err != nil {
+			files.problem("%v", unreadable(err))
+		} else if !info.IsDir() {
+			files.problem("is not a directory")
+		}
+		if timeout.set() {
+			timeout.problem("is for an upstream; files have none")
+		}
+	} else {
+		r.Upstream = upstreamURL(upstream)
+		r.Timeout = timeout.duration(30*time.Second, 100*time.Millisecond, time.Hour)
+	}
+	r.Kind = o.get("kind").choice(kind, "api", "page")
+	r.Auth = o.get("auth").choice(auth, "required", "optional", "none")
+	if r.Auth == "none" {
+		tok = "none" // nobody's token is there to pass on
+	}
+	r.Token = token.choice(tok, "session", "none")
+	switch {
+	case r.Token == "session" && files.set():
+		token.problem("must be none: files take no token")
+	case r.Token == "session" && r.Auth == "none":
+		token.problem("must be none where auth is none")
+	}
+	r.StripPrefix = stripPrefix(o.get("strip_prefix"), r.Path)
+	r.Methods = methods(o.get("methods"))
+	return r
+}
+
+// notCanonical finds what gives a path two readings. Paths of the file are
+// written decoded and without anything that would have to be encoded.
+var notCanonical = regexp.MustCompile(`//|/\.{1,2}(/|$)|[^A-Za-z0-9/._~!$&'()*+,=:@-]`)
+
+func routePath(v value) string {
+	s, ok := v.needed()
+	switch {
+	case !ok:
+	case !strings.HasPrefix(s, "/"):
+		v.problem("must start with /")
+	case notCanonical.MatchString(s):
+		v.problem("must be a plain path: no empty or dot segments, no wildcards, no escapes, no query")
+	case s == "/bff" || strings.HasPrefix(s, "/bff/"):
+		v.problem("is the gateway's own: /bff can't be a route")
+	default:
+		return s
+	}
+	return ""
+}
+
+func stripPrefix(v value, path string) string {
+	s, ok := v.text()
+	if !ok || s == "" {
+		return ""
+	}
+	switch {
+	case !strings.HasPrefix(s, "/") || notCanonical.MatchString(s) || strings.HasSuffix(s, "/"):
+		v.problem("must start with / and not end with it")
+	case path != "" && s != path && !strings.HasPrefix(path, s+"/"):
+		v.problem("must be the route's path or whole segments at its start")
+	default:
+		return s
+	}
+	return ""
+}
+
+func upstreamURL(v value) *url.URL {
+	if !v.set() {
+		return nil
+	}
+	s, ok := v.needed()
+	if !ok {
+		return nil
+	}
+	u, err := url.Parse(s)
+	switch {
+	case err != nil || u.Opaque != "" || u.Hostname() == "" || (u.Scheme != "http" && u.Scheme != "https"):
+		v.problem("must be an http or https URL")
+	case u.User != nil:
+		v.problem("must hold no user and no password")
+	case strings.ContainsAny(s, "?#"):
+		v.problem("must have no query and no fragment")
+	case notCanonical.MatchString(u.EscapedPath()):
+		v.problem("must have a plain path: no empty or dot segments, no escapes")
+	case strings.HasSuffix(u.Host, ":") || !validPort(u.Port()) || !validHost(strings.ReplaceAll(strings.ToLower(u.Hostname()), "_", "-")):
+		v.problem("must name one host, and a port of at most 65535 if any")
+	default:
+		return u
+	}
+	return nil
+}
+
+// knownMethods are those of RFC 9110, PATCH (RFC 5789) and WebDAV's frequent
+// ones. TRACE would show the upstream's view of the request to the page,
+// CONNECT is no request for a route.
+var knownMethods = []string{
+	"DELETE", "GET", "HEAD", "OPTIONS", "PATCH", "POST", "PUT",
+	"COPY", "LOCK", "MKCOL", "MOVE", "PROPFIND", "PROPPATCH", "REPORT", "SEARCH", "UNLOCK", "QUERY",
+}
+
+func methods(v value) []string {
+	if !v.set() {
+		return nil
+	}
+	var out []string
+	list, ok := v.list()
+	if ok && len(list) == 0 {
+		v.problem("is empty: leave the key out for all methods")
+	}
+	for _, e := range list {
+		s, ok := e.needed()
+		switch {
+		case !ok:
+		case !slices.Contains(knownMethods, s):
+			e.problem("is no method that can be routed%s", didYouMean(strings.ToUpper(s), knownMethods))
+		case slices.Contains(out, s):
+			e.problem("is in the list twice")
+		default:
+			out = append(out, s)
+		}
+	}
+	return out
+}
