@@ -88,7 +88,7 @@ func (l *loader) route(o *object) Route {
 
 // notCanonical finds what gives a path two readings. Paths of the file are
 // written decoded and without anything that would have to be encoded.
-var notCanonical = regexp.MustCompile(`//|/\.{1,2}(/|$)|[^A-Za-z0-9/._~!$&'()*+,=:@-]`)
+var notCanonical = regexp.MustCompile(`//|/\.{1,2}(/|$)|[^A-Za-z0-9/._~!$&'()+,=:@-]`)
 
 func routePath(v value) string {
 	s, ok := v.needed()
@@ -98,7 +98,7 @@ func routePath(v value) string {
 		v.problem("must start with /")
 	case notCanonical.MatchString(s):
 		v.problem("must be a plain path: no empty or dot segments, no wildcards, no escapes, no query")
-	case s == "/bff" || strings.HasPrefix(s, "/bff/"):
+	case strings.HasPrefix(strings.ToLower(s)+"/", "/bff/"):
 		v.problem("is the gateway's own: /bff can't be a route")
 	default:
 		return s
