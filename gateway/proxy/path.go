@@ -96,42 +96,49 @@ func CanonicalPath(target string) (string, error) {
 			plain = false
 		}
 	}
-	if plain {
-		return raw, checkSegments(raw)
+	canonical, decoded := raw, raw
+	if !plain {
+		var err error
+		if canonical, decoded, err = normalise(raw); err != nil {
+			return "", err
+		}
 	}
-	return canonicalise(raw)
+	if err := checkSegments(decoded); err != nil {
+		return "", err
+	}
+	return canonical, nil
 }
 
-// canonicalise does the work of CanonicalPath for a path with something to
-// decode or to encode, and nothing raw to refuse.
-func canonicalise(raw string) (string, error) {
+// normalise returns the canonical and the decoded form of a path that has
+// something to decode or to encode, and nothing raw to refuse.
+func normalise(raw string) (canonical, decoded string, err error) {
 	const hex = "0123456789ABCDEF"
 	out := make([]byte, 0, len(raw)+16)
-	decoded := make([]byte, 0, len(raw))
+	plain := make([]byte, 0, len(raw))
 	for i := 0; i < len(raw); i++ {
 		c, class, escaped := raw[i], pathClass[raw[i]], false
 		if class == percent {
 			if i+2 >= len(raw) || !isHex(raw[i+1]) || !isHex(raw[i+2]) {
-				return "", errEscape
+				return "", "", errEscape
 			}
 			c, escaped = unhex(raw[i+1])<<4|unhex(raw[i+2]), true
 			class = pathClass[c]
 			i += 2
 		}
-		decoded = append(decoded, c)
+		plain = append(plain, c)
 		switch {
 		case escaped && class == refuse && c != ' ', escaped && class == slash:
-			return "", errHidden
+			return "", "", errHidden
 		case class == keep, class == slash, class == reserved && !escaped:
 			out = append(out, c)
 		default:
 			out = append(out, '%', hex[c>>4], hex[c&15])
 		}
 	}
-	if err := checkDecoded(decoded); err != nil {
-		return "", err
+	if err := checkDecoded(plain); err != nil {
+		return "", "", err
 	}
-	return string(out), checkSegments(string(decoded))
+	return string(out), string(plain), nil
 }
 
 // checkDecoded refuses what a second decoder, or one that folds Unicode to
