@@ -1,0 +1,204 @@
+package gateway
+
+import (
+	"errors"
+	"fmt"
+	"net/http"
+	"net/url"
+	"slices"
+	"strings"
+
+	"github.com/cloakroom/cloakroom/gateway/idp"
+	"github.com/cloakroom/cloakroom/gateway/proxy"
+	"github.com/cloakroom/cloakroom/gateway/web"
+	"github.com/cloakroom/cloakroom/session"
+)
+
+// App is one single-page app: one origin, one registration at a provider, its
+// session policy and its routes.
+type App struct {
+	// Name keeps this app's cookies and sessions apart from other apps'. It must
+	// not change while there are sessions.
+	Name string
+	// Origin is scheme and host, as browsers send it. Requests are told apart by
+	// this host alone.
+	Origin *url.URL
+	// Provider is where people log in.
+	Provider *idp.Provider
+	// Session is the policy. Its Name, Refresh and Revoke are filled in by
+	// [Gateway.Swap].
+	Session session.App
+	// SameSite is the session cookie's. Anything but http.SameSiteLaxMode means
+	// Strict.
+	SameSite http.SameSite
+	// LoginParams are the query parameters of /bff/login that are passed on to
+	// the provider.
+	LoginParams []string
+	// UserClaims are the claims that /bff/user shows.
+	UserClaims []string
+	// Token says what /bff/token hands out.
+	Token TokenMode
+	// AfterLogout is a path of the app, or a URL, where a finished logout lands;
+	// empty: a page that says so.
+	AfterLogout string
+	Routes      []Route
+}
+
+// TokenMode says how an app's page gets access tokens.
+type TokenMode string
+
+const (
+	// TokenOff: not at all. Also the zero value's meaning.
+	TokenOff TokenMode = "off"
+	// TokenRelay: the provider's, as it is.
+	TokenRelay TokenMode = "relay"
+)
+
+// Kind says who calls a route.
+type Kind uint8
+
+const (
+	KindAPI  Kind = iota // scripts: they get 401, never a redirect
+	KindPage             // people: a navigation is sent to the login
+)
+
+// Auth says what a route asks of its caller.
+type Auth uint8
+
+const (
+	AuthRequired Auth = iota
+	AuthOptional      // without a session, or when a guard fails, the caller is anonymous
+	AuthNone          // the cookie is not looked at
+)
+
+// Route maps a path prefix to what is behind it. Its zero value asks for most
+// and gives least.
+type Route struct {
+	// Path is a prefix of whole segments: "/api" and "/api/" both match /api and
+	// /api/x, not /apix. The longest prefix wins.
+	Path string
+	// Methods narrow the route; nil: all. Among routes of one path, at most one
+	// may match a method.
+	Methods []string
+	Kind    Kind
+	Auth    Auth
+	// Token attaches the session's access token. It needs Auth required or
+	// optional, and Upstream.
+	Token bool
+	// Exactly one of Upstream and Files is set.
+	Upstream *proxy.Proxy
+	Files    *web.Files
+	// StripPrefix is taken off the path before it names a file. An upstream's
+	// is set in its Proxy.
+	StripPrefix string
+}
+
+// app is an App ready to serve. It is immutable.
+type app struct {
+	App
+	origin   string // as the Origin header has it
+	host     string
+	sameSite http.SameSite
+	policy   *session.App
+	tickets  codec
+	logins   codec
+	routes   *proxy.Table[[]Route]
+}
+
+// prepare checks an App and derives what serving needs.
+func (g *Gateway) prepare(def App) (*app, error) {
+	if def.Name == "" {
+		return nil, errors.New("an app without a name")
+	}
+	fail := func(format string, args ...any) (*app, error) {
+		return nil, fmt.Errorf("app %s: "+format, append([]any{def.Name}, args...)...)
+	}
+	o := def.Origin
+	if o == nil || (o.Scheme != "https" && o.Scheme != "http") || o.Host == "" || strings.Trim(o.Path, "/") != "" || o.RawQuery != "" || o.User != nil {
+		return fail("the origin is not scheme://host")
+	}
+	if def.Provider == nil {
+		return fail("no provider")
+	}
+	switch def.Token {
+	case TokenOff, TokenRelay, "":
+	default:
+		return fail("unknown token mode %q", def.Token)
+	}
+
+	a := &app{App: def, host: strings.ToLower(o.Host), sameSite: http.SameSiteStrictMode}
+	// Browsers leave the scheme's own port out, of Host and of Origin.
+	a.host = strings.TrimSuffix(a.host, map[string]string{"https": ":443", "http": ":80"}[o.Scheme])
+	a.origin = o.Scheme + "://" + a.host
+	if def.SameSite == http.SameSiteLaxMode {
+		a.sameSite = http.SameSiteLaxMode
+	}
+	a.tickets = newCodec(g.keys.Derive("cloakroom/1 cookie", def.Name, 64), maxTicketText)
+	a.logins = newCodec(g.keys.Derive("cloakroom/1 login", def.Name, 64), maxLoginText)
+
+	policy := def.Session
+	policy.Name = def.Name
+	policy.Refresh = g.refreshAt(def.Name, def.Provider)
+	policy.Revoke = g.revokeAt(def.Name, def.Provider)
+	a.policy = &policy
+
+	table, err := newTable(def.Routes)
+	if err != nil {
+		return fail("%w", err)
+	}
+	a.routes = table
+	return a, nil
+}
+
+// check checks a route by itself.
+func (rt *Route) check() error {
+	switch {
+	case ownPath(rt.Path):
+		return errors.New("the path belongs to the gateway")
+	case (rt.Upstream == nil) == (rt.Files == nil):
+		return errors.New("neither or both of upstream and files")
+	case rt.Token && (rt.Auth == AuthNone || rt.Upstream == nil):
+		return errors.New("a token needs a session and an upstream")
+	}
+	return nil
+}
+
+// newTable groups the routes by path.
+func newTable(routes []Route) (*proxy.Table[[]Route], error) {
+	var entries []proxy.Entry[[]Route]
+	for _, rt := range routes {
+		if err := rt.check(); err != nil {
+			return nil, fmt.Errorf("route %s: %w", rt.Path, err)
+		}
+		i := slices.IndexFunc(entries, func(e proxy.Entry[[]Route]) bool { return e.Prefix == rt.Path })
+		if i < 0 {
+			entries = append(entries, proxy.Entry[[]Route]{Prefix: rt.Path, Value: []Route{rt}})
+			continue
+		}
+		for _, other := range entries[i].Value {
+			if rt.Methods == nil || other.Methods == nil || slices.ContainsFunc(rt.Methods, func(m string) bool { return slices.Contains(other.Methods, m) }) {
+				return nil, fmt.Errorf("route %s: another route has the same path and method", rt.Path)
+			}
+		}
+		entries[i].Value = append(entries[i].Value, rt)
+	}
+	return proxy.NewTable(entries...)
+}
+
+// route finds the route of a canonical path. A method that the longest prefix
+// doesn't serve falls through to no shorter one: what a broader route allows must
+// not open what a narrower one closed.
+func (a *app) route(path, method string) (*Route, error) {
+	routes, ok := a.routes.Match(path)
+	if !ok {
+		return nil, &problem{code: codeNoRoute}
+	}
+	var allow []string
+	for i := range routes {
+		if routes[i].Methods == nil || slices.Contains(routes[i].Methods, method) {
+			return &routes[i], nil
+		}
+		allow = append(allow, routes[i].Methods...)
+	}
+	return nil, &problem{code: codeMethodNotAllowed, allow: strings.Join(allow, ", ")}
+}

@@ -1,0 +1,34 @@
+package gateway
+
+import (
+	"net/http"
+
+	"github.com/cloakroom/cloakroom/session"
+)
+
+// enter is the door: guard, then cookie, then session. Nothing that a cookie
+// authenticates goes in by another way.
+func (g *Gateway) enter(w *response, r *http.Request, rule guardRule, need session.Need) (session.Opened, error) {
+	if err := guard(rule, r.Method, r.Header, w.app.origin); err != nil {
+		return session.Opened{}, err
+	}
+	return g.admit(w, r, need)
+}
+
+// admit is enter's second half, for a request that the guard let through: it
+// opens the session and leaves its successor, if there is one to hand out, to
+// the wrapper.
+func (g *Gateway) admit(w *response, r *http.Request, need session.Need) (session.Opened, error) {
+	t, err := w.app.ticket(r.Header)
+	if err != nil {
+		return session.Opened{}, err
+	}
+	w.sid = t.SID
+	need.Received = w.received
+	o, err := g.keeper.Open(r.Context(), w.app.policy, t, need) // it bounds its own waits
+	if err != nil {
+		return session.Opened{}, err
+	}
+	w.successor = o.Successor
+	return o, nil
+}

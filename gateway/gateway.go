@@ -1,0 +1,232 @@
+// Package gateway is the HTTP surface of Cloakroom: everything between a browser
+// and the session that its cookie opens.
+//
+// # Flows
+//
+// Each flow is a file, and each enters a room once:
+//
+//   - login, callback: provider, session begun, its ticket parked, cookie set
+//   - token, user, session: guard, door, session opened, JSON
+//   - proxied: guard, door, session opened, upstream; the wrapper adds the cookie
+//   - logout: guard, session ended, cookie deleted
+//
+// The guard comes first and is a pure function: it decides whether the request
+// comes from the app's own origin. The door reads the cookie, which costs no
+// Redis command if it is forged, and asks [session.Keeper] for the session. What
+// then goes to the browser passes the one wrapper (response), which decides when
+// the final header is written whether the ticket's successor may leave with it.
+//
+// # Rules
+//
+// A flow returns an error, and one function (fail) turns it into an answer. Its
+// text never goes to a client. Trouble in the infrastructure never deletes a
+// cookie, never redirects to the login, and is never a 401. The session cookie is
+// deleted by the answer to a logout and by nothing else.
+//
+// # What it logs
+//
+// Each refusal is a line with audit=true, its code and, where a ticket was read,
+// the session's sid; each request is a line at level debug. No line has a token,
+// a cookie's text, a path or a query.
+package gateway
+
+import (
+	"context"
+	"fmt"
+	"log/slog"
+	"net/http"
+	"net/netip"
+	"runtime/debug"
+	"strings"
+	"sync/atomic"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+
+	"github.com/cloakroom/cloakroom/gateway/proxy"
+	"github.com/cloakroom/cloakroom/session"
+)
+
+// Gateway serves the apps it was given. It is an http.Handler, safe for
+// concurrent use.
+type Gateway struct {
+	keeper  *session.Keeper
+	keys    *session.Keyring
+	log     *slog.Logger
+	metrics *metrics
+	trusted []netip.Prefix
+	now     func() time.Time
+
+	apps atomic.Pointer[map[string]*app] // by host; replaced as a whole by Swap
+	jobs jobs                            // what goes on after its answer
+
+	mayHandOut func(*session.Handout) bool // keeper.MayHandOut
+}
+
+// Options are a Gateway's optional parts.
+type Options struct {
+	Log     *slog.Logger          // nil: nothing is logged
+	Metrics prometheus.Registerer // nil: nothing is measured
+	// TrustedProxies are the peers whose X-Forwarded-For counts. Nil: none.
+	TrustedProxies []netip.Prefix
+	Now            func() time.Time // nil: time.Now
+}
+
+// New returns a Gateway that serves no app until [Gateway.Swap].
+func New(keeper *session.Keeper, keys *session.Keyring, opts Options) *Gateway {
+	g := &Gateway{
+		keeper: keeper, keys: keys, log: opts.Log, trusted: opts.TrustedProxies, now: opts.Now,
+		metrics: newMetrics(opts.Metrics), mayHandOut: keeper.MayHandOut,
+	}
+	if g.log == nil {
+		g.log = slog.New(slog.DiscardHandler)
+	}
+	if g.now == nil {
+		g.now = time.Now
+	}
+	g.apps.Store(&map[string]*app{})
+	return g
+}
+
+// Swap replaces the apps, all at once: a request sees the old set or the new
+// one. If one of them can't be served, the old set stays.
+func (g *Gateway) Swap(defs []App) error {
+	apps := make(map[string]*app, len(defs))
+	names := make(map[string]bool, len(defs))
+	for _, def := range defs {
+		a, err := g.prepare(def)
+		if err != nil {
+			return fmt.Errorf("gateway: %w", err)
+		}
+		if apps[a.host] != nil {
+			return fmt.Errorf("gateway: app %s: another app has the host %s", def.Name, a.host)
+		}
+		if names[def.Name] {
+			return fmt.Errorf("gateway: two apps are called %s", def.Name)
+		}
+		apps[a.host], names[def.Name] = a, true
+	}
+	g.apps.Store(&apps)
+	return nil
+}
+
+// Wait returns when all that goes on after its answer (revocations at the
+// provider) is over, or with ctx's error. Call it when no request is served any
+// more.
+func (g *Gateway) Wait(ctx context.Context) error { return g.jobs.wait(ctx) }
+
+// ServeHTTP answers one request.
+func (g *Gateway) ServeHTTP(rw http.ResponseWriter, r *http.Request) {
+	w := &response{ResponseWriter: rw, g: g, received: g.now(), parent: proxy.Traceparent(r.Header)}
+	w.trace = proxy.TraceID(w.parent)
+	defer g.finish(w, r)
+	if err := g.serve(w, r); err != nil {
+		g.fail(w, r, err)
+	}
+	if w.status == 0 {
+		w.WriteHeader(http.StatusOK)
+	}
+}
+
+// serve is the order of things: host, method, path, and then either an endpoint
+// of the gateway's own or a route.
+func (g *Gateway) serve(w *response, r *http.Request) error {
+	w.app = (*g.apps.Load())[r.Host]
+	if w.app == nil {
+		return &problem{code: codeUnknownHost}
+	}
+	switch r.Method {
+	case http.MethodTrace, "TRACK", http.MethodConnect:
+		return &problem{code: codeMethodNotAllowed} // echoes and tunnels, for nobody
+	}
+	path, err := proxy.CanonicalPath(r.RequestURI)
+	if err != nil {
+		return err
+	}
+	if ownPath(path) {
+		return g.own(w, r, path)
+	}
+	w.endpoint = endpointRoute
+	return g.proxied(w, r, path)
+}
+
+// The gateway's own paths.
+const (
+	basePath      = "/bff"
+	loginPath     = basePath + "/login"
+	callbackPath  = basePath + "/callback"
+	loggedOutPath = basePath + "/logged-out"
+)
+
+// ownPath reports whether a canonical path belongs to the gateway itself.
+func ownPath(path string) bool {
+	rest, ok := strings.CutPrefix(path, basePath)
+	return ok && (rest == "" || rest[0] == '/')
+}
+
+// handler serves one method of one endpoint.
+type handler func(*Gateway, *response, *http.Request) error
+
+// own serves the endpoints below /bff.
+func (g *Gateway) own(w *response, r *http.Request, path string) error {
+	var get, post handler
+	switch path {
+	case loginPath:
+		w.endpoint, get = endpointLogin, (*Gateway).login
+	case callbackPath:
+		w.endpoint, get = endpointCallback, (*Gateway).callback
+	case basePath + "/token":
+		w.endpoint, get, post = endpointToken, (*Gateway).token, (*Gateway).token
+	case basePath + "/user":
+		w.endpoint, get = endpointUser, (*Gateway).user
+	case basePath + "/session":
+		w.endpoint, get = endpointSession, (*Gateway).session
+	case basePath + "/logout":
+		w.endpoint, post = endpointLogout, (*Gateway).logout
+	case loggedOutPath:
+		w.endpoint, get = endpointLoggedOut, (*Gateway).loggedOut
+	default:
+		return &problem{code: codeNoRoute}
+	}
+	switch {
+	case r.Method == http.MethodGet && get != nil:
+		return get(g, w, r)
+	case r.Method == http.MethodPost && post != nil:
+		return post(g, w, r)
+	}
+	var allow []string
+	if get != nil {
+		allow = append(allow, http.MethodGet)
+	}
+	if post != nil {
+		allow = append(allow, http.MethodPost)
+	}
+	return &problem{code: codeMethodNotAllowed, allow: strings.Join(allow, ", ")}
+}
+
+// finish ends a request: it turns a panic into a 500, counts, and writes the
+// access line.
+func (g *Gateway) finish(w *response, r *http.Request) {
+	v := recover()
+	if v == http.ErrAbortHandler {
+		g.access(w, r)
+		panic(v) // net/http's way to cut an answer off
+	}
+	if v != nil {
+		// The value may hold what a caller sent: its type and the stack must do.
+		attrs := append(g.about(w, r), slog.String("panic", fmt.Sprintf("%T", v)), slog.String("stack", string(debug.Stack())))
+		if e, ok := v.(interface {
+			error
+			RuntimeError()
+		}); ok {
+			attrs = append(attrs, slog.String("err", e.Error()))
+		}
+		g.log.LogAttrs(r.Context(), slog.LevelError, "panic", attrs...)
+		if w.status != 0 {
+			g.access(w, r)
+			panic(http.ErrAbortHandler)
+		}
+		g.fail(w, r, &problem{code: codeInternal})
+	}
+	g.access(w, r)
+}

@@ -1,0 +1,90 @@
+package gateway
+
+import (
+	"net/http"
+	"net/url"
+
+	"github.com/cloakroom/cloakroom/gateway/idp"
+	"github.com/cloakroom/cloakroom/gateway/web"
+)
+
+// login answers GET /bff/login: it sends the browser to the provider and keeps
+// the transaction in the browser, so that a flood of logins costs no memory.
+//
+// A parameter that comes twice counts as not sent, for the gateway and the
+// provider alike.
+func (g *Gateway) login(w *response, r *http.Request) error {
+	if g.bounceOnce(w, r) {
+		return nil
+	}
+	// What can't be parsed is left out; nothing here is refused for its query.
+	query, _ := url.ParseQuery(r.URL.RawQuery)
+
+	p := &pending{id: newLoginID(), created: g.now(), returnTo: "/", tx: idp.NewTransaction()}
+	if v := query["return_to"]; len(v) == 1 {
+		p.returnTo = returnPath(v[0])
+	}
+	// The state leads back to its cookie: of seven tabs, each finds its own.
+	p.tx.State = p.id + p.tx.State
+	p.state = p.tx.State
+	if t, err := w.app.ticket(r.Header); err == nil {
+		p.previous, w.sid = t.SID, t.SID
+	}
+	extra := make(url.Values)
+	for _, name := range w.app.LoginParams {
+		if v := query[name]; len(v) == 1 {
+			extra[name] = v
+		}
+	}
+	to, err := w.app.Provider.LoginURL(r.Context(), p.tx, extra)
+	if err != nil {
+		return err
+	}
+	line, err := w.app.loginLine(p)
+	if err != nil {
+		return err
+	}
+	g.dropLogins(w, r, maxLogins-1)
+	w.setCookie(line)
+	redirect(w, to)
+	return nil
+}
+
+// dropLogins drops logins that are over, and of the others the oldest, until at
+// most keep are left.
+func (g *Gateway) dropLogins(w *response, r *http.Request, keep int) {
+	have := w.app.pendings(r.Header, g.now())
+	for _, id := range have.dead {
+		w.setCookie(noLoginLine(id))
+	}
+	for _, p := range have.live[:max(0, len(have.live)-keep)] {
+		if p.parked {
+			continue // its ticket is a session that the callback has to set or end
+		}
+		w.setCookie(noLoginLine(p.id))
+	}
+}
+
+// bounceOnce answers a link from another site with a small page that navigates
+// to the same URL within the site, because the browser leaves a Strict cookie
+// out of the first navigation: without the second, a person with a session looks
+// logged out. The second is no cross-site navigation, so there is no third.
+func (g *Gateway) bounceOnce(w *response, r *http.Request) bool {
+	if r.Method != http.MethodGet || !crossSite(r) || w.app.sameSite != http.SameSiteStrictMode {
+		return false
+	}
+	if _, err := w.app.ticket(r.Header); err != errNoTicket {
+		return false
+	}
+	web.Bounce(w, r.RequestURI) // a canonical path and its query
+	return true
+}
+
+// redirect sends a navigation on by GET. The URL is not repeated in a body: it
+// may hold a state.
+func redirect(w *response, to string) {
+	h := w.Header()
+	hardenOwn(h)
+	h.Set("Location", to)
+	w.WriteHeader(http.StatusSeeOther)
+}

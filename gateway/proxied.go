@@ -1,0 +1,101 @@
+package gateway
+
+import (
+	"errors"
+	"net/http"
+	"net/url"
+	"strings"
+	"time"
+
+	"github.com/cloakroom/cloakroom/gateway/proxy"
+	"github.com/cloakroom/cloakroom/session"
+)
+
+// landedLife is how long after a login another one is not begun by itself.
+const landedLife = 30 * time.Second
+
+// proxied serves what is not the gateway's own: route, then guard, door, and
+// upstream or files.
+func (g *Gateway) proxied(w *response, r *http.Request, path string) error {
+	rt, err := w.app.route(path, r.Method)
+	if err != nil {
+		return err
+	}
+	var bearer proxy.Bearer
+	if rt.Auth != AuthNone {
+		if rt.Kind == KindPage && g.bounceOnce(w, r) {
+			return nil
+		}
+		o, err := g.enter(w, r, rt.guard(r), session.Need{
+			Activity: !background(r.Header), Token: rt.Token, Cookie: !proxy.IsWebSocket(r),
+		})
+		switch {
+		case err == nil && rt.Token:
+			bearer = proxy.Bearer(o.Tokens.Access)
+		case err == nil:
+		case rt.Auth == AuthOptional && isAnonymous(err):
+		case rt.Kind == KindPage && r.Method == http.MethodGet && isNavigation(r) && needsLogin(err):
+			return g.loginFirst(w, r, path, err)
+		default:
+			return err
+		}
+	}
+	if rt.Files != nil {
+		return rt.Files.Serve(w, r, proxy.StripPrefix(path, rt.StripPrefix))
+	}
+	return rt.Upstream.Forward(w, r, proxy.Call{Path: path, Bearer: bearer, Traceparent: w.parent})
+}
+
+// guard is the rule for one request to the route.
+func (rt *Route) guard(r *http.Request) guardRule {
+	switch {
+	case proxy.IsWebSocket(r):
+		return guardUpgrade
+	case rt.Kind == KindPage:
+		return guardPage
+	}
+	return guardAPI
+}
+
+// isAnonymous reports whether the caller of an optional route goes on without a
+// session. Trouble with the store is not that: it would show a person a page as if
+// logged out.
+func isAnonymous(err error) bool {
+	if p, ok := errors.AsType[*problem](err); ok {
+		return p.code == codeCrossOriginBlocked
+	}
+	_, ended := errors.AsType[*session.EndedError](err)
+	return ended || needsLogin(err)
+}
+
+// needsLogin reports whether a login would help.
+func needsLogin(err error) bool {
+	if e, ok := errors.AsType[*session.EndedError](err); ok {
+		return !e.Locked
+	}
+	return errors.Is(err, errNoTicket) || errors.Is(err, errBadTicket) || errors.Is(err, session.ErrNoSession)
+}
+
+// loginFirst sends a navigation to the login and back here. If a login has only
+// just ended, another one would end the same way, maybe without a page in
+// between: then the person is told instead.
+func (g *Gateway) loginFirst(w *response, r *http.Request, path string, cause error) error {
+	for name := range cookies(r.Header) {
+		if name == landedCookie {
+			if errors.Is(cause, errNoTicket) {
+				return &problem{code: codeCookieRefused, err: cause}
+			}
+			return cause
+		}
+	}
+	to := path
+	if r.URL.RawQuery != "" {
+		to += "?" + r.URL.RawQuery
+	}
+	target := w.app.origin + loginPath
+	if to = returnPath(to); to != "/" {
+		target += "?return_to=" + strings.ReplaceAll(url.QueryEscape(to), "%2F", "/")
+	}
+	redirect(w, target)
+	return nil
+}
