@@ -250,4 +250,3 @@ func TestSessionAndUserShowNoToken(t *testing.T) {
 		}
 	}
 }
-

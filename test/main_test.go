@@ -5,6 +5,7 @@ package test
 import (
 	"encoding/base64"
 	"encoding/json"
+	"io"
 	"net/http"
 	"strings"
 	"testing"
@@ -93,5 +94,12 @@ func wantProblem(t testing.TB, r *rig.Response, status int, code, reason string)
 	}
 	if len(r.SetCookies) > 0 {
 		t.Fatalf("%s sets a cookie: %s", r, r.SetCookies[0].Name)
+	}
+}
+
+func decode(t testing.TB, r io.Reader, v any) {
+	t.Helper()
+	if err := json.NewDecoder(io.LimitReader(r, 1<<20)).Decode(v); err != nil {
+		t.Fatal(err)
 	}
 }

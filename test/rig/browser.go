@@ -347,11 +347,11 @@ func (b *Browser) walk(u *url.URL, from, user string, stop func(*url.URL) bool) 
 			req, site = Request{Method: http.MethodGet}, relation(from, u)
 			continue
 		}
-		if m := loginForm.FindSubmatch(r.Body); m != nil && user != "" && u.Host != b.w.host() {
-			if a := formAction.FindSubmatch(m[1]); a != nil {
-				u = b.resolve(u, html.UnescapeString(string(a[1])))
+		if action, fields := findLogin(r.Body, user); fields != nil && user != "" && u.Host != b.w.host() {
+			if action != "" {
+				u = b.resolve(u, action)
 			}
-			req = Request{Method: http.MethodPost, Body: fill(m[2], user).Encode()}
+			req = Request{Method: http.MethodPost, Body: fields.Encode()}
 			from, site = page, relation(page, u)
 			continue
 		}
@@ -363,32 +363,41 @@ func (b *Browser) walk(u *url.URL, from, user string, stop func(*url.URL) bool) 
 
 var (
 	metaRefresh = regexp.MustCompile(`(?is)<meta[^>]+http-equiv="?refresh"?[^>]+content="\d+;\s*url=([^"]+)"`)
-	loginForm   = regexp.MustCompile(`(?is)<form([^>]*)>(.*?)</form>`)
+	formTag     = regexp.MustCompile(`(?is)<form([^>]*)>(.*?)</form>`)
 	formAction  = regexp.MustCompile(`(?is)action="([^"]*)"`)
 	inputTag    = regexp.MustCompile(`(?is)<input([^>]*)>`)
 	attribute   = regexp.MustCompile(`(?is)([a-z]+)="([^"]*)"`)
 )
 
-// fill fills in a login form: hidden fields as they are, any password, user
-// for the rest.
-func fill(form []byte, user string) url.Values {
-	v := url.Values{}
-	for _, tag := range inputTag.FindAllSubmatch(form, -1) {
-		attrs := map[string]string{}
-		for _, a := range attribute.FindAllSubmatch(tag[1], -1) {
-			attrs[strings.ToLower(string(a[1]))] = html.UnescapeString(string(a[2]))
+// findLogin finds the form of a page that asks for a name, and fills it in:
+// hidden fields as they are, any password, user for the rest.
+func findLogin(page []byte, user string) (action string, fields url.Values) {
+	for _, form := range formTag.FindAllSubmatch(page, -1) {
+		v, asks := url.Values{}, false
+		for _, tag := range inputTag.FindAllSubmatch(form[2], -1) {
+			attrs := map[string]string{}
+			for _, a := range attribute.FindAllSubmatch(tag[1], -1) {
+				attrs[strings.ToLower(string(a[1]))] = html.UnescapeString(string(a[2]))
+			}
+			switch attrs["type"] {
+			case "hidden", "submit":
+				v.Set(attrs["name"], attrs["value"])
+			case "password":
+				v.Set(attrs["name"], "any password")
+			default:
+				v.Set(attrs["name"], user)
+				asks = true
+			}
 		}
-		switch attrs["type"] {
-		case "hidden", "submit":
-			v.Set(attrs["name"], attrs["value"])
-		case "password":
-			v.Set(attrs["name"], "any password")
-		default:
-			v.Set(attrs["name"], user)
+		if !asks {
+			continue
 		}
+		if a := formAction.FindSubmatch(form[1]); a != nil {
+			action = html.UnescapeString(string(a[1]))
+		}
+		return action, v
 	}
-	v.Del("")
-	return v
+	return "", nil
 }
 
 func (b *Browser) resolve(u *url.URL, ref string) *url.URL {

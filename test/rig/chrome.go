@@ -1,0 +1,116 @@
+package rig
+
+import (
+	"context"
+	"os/exec"
+	"testing"
+	"time"
+
+	"github.com/chromedp/cdproto/network"
+	"github.com/chromedp/cdproto/storage"
+	"github.com/chromedp/chromedp"
+)
+
+// Chrome is a headless Chromium with a fresh profile and one tab.
+type Chrome struct {
+	t   testing.TB
+	ctx context.Context
+}
+
+// NewChrome starts Chromium for the length of the test. It accepts any
+// certificate, as a person may for a self-signed one.
+func NewChrome(t testing.TB) *Chrome {
+	t.Helper()
+	path := ""
+	for _, name := range []string{"chromium", "chromium-browser", "google-chrome"} {
+		if found, err := exec.LookPath(name); err == nil {
+			path = found
+			break
+		}
+	}
+	if path == "" {
+		t.Fatal("rig: this test needs Chromium: run test/setup.sh, or apt-get install chromium")
+	}
+	ctx, cancel := chromedp.NewExecAllocator(context.Background(),
+		chromedp.ExecPath(path), chromedp.UserDataDir(t.TempDir()),
+		chromedp.Headless, chromedp.NoSandbox, chromedp.DisableGPU, chromedp.NoFirstRun, chromedp.NoDefaultBrowserCheck,
+		chromedp.Flag("disable-quic", true), chromedp.Flag("disable-background-networking", true),
+		chromedp.Flag("disable-component-update", true), chromedp.Flag("disable-sync", true),
+		// Containers have a small /dev/shm.
+		chromedp.Flag("disable-dev-shm-usage", true),
+		chromedp.Flag("ignore-certificate-errors", true),
+	)
+	t.Cleanup(cancel)
+	tab, cancel := chromedp.NewContext(ctx)
+	t.Cleanup(func() {
+		// Waits for the browser's end, so that its profile can be removed.
+		if err := chromedp.Cancel(tab); err != nil {
+			t.Logf("rig: chromium: %v", err)
+		}
+		cancel()
+	})
+	c := &Chrome{t: t, ctx: tab}
+	// The first call starts the browser, which lives as long as the context it is
+	// given: not the shorter one of Do.
+	if err := chromedp.Do(tab); err != nil {
+		t.Fatalf("rig: start chromium: %v", err)
+	}
+	return c
+}
+
+// Do runs actions in the tab and fails the test if they don't succeed within
+// [Patience]. What says what they are for.
+func (c *Chrome) Do(what string, actions ...chromedp.Action[chromedp.Void]) {
+	c.t.Helper()
+	ctx, cancel := context.WithTimeout(c.ctx, Patience)
+	defer cancel()
+	if err := chromedp.Do(ctx, actions...); err != nil {
+		look, cancel := context.WithTimeout(c.ctx, 5*time.Second)
+		defer cancel()
+		url, _ := chromedp.Run(look, chromedp.Location())
+		text, _ := chromedp.Run(look, chromedp.Evaluate[string](`document.documentElement.innerText.slice(0, 2000)`))
+		c.t.Fatalf("chromium: %s: %v\nat %s:\n%s", what, err, url, text)
+	}
+}
+
+// Eval evaluates an expression in the page, awaiting promises, to a text.
+func (c *Chrome) Eval(expression string) string {
+	c.t.Helper()
+	ctx, cancel := context.WithTimeout(c.ctx, Patience)
+	defer cancel()
+	text, err := chromedp.Run(ctx, chromedp.Evaluate[string](expression, chromedp.EvalAwaitPromise))
+	if err != nil {
+		c.t.Fatalf("chromium: %s: %v", expression, err)
+	}
+	return text
+}
+
+// Text is what the element with that id shows, "" if there is none or none to
+// be seen.
+func (c *Chrome) Text(id string) string {
+	c.t.Helper()
+	return c.Eval(`document.getElementById("` + id + `")?.innerText ?? ""`)
+}
+
+// Cookies are all cookies of the profile, HttpOnly ones too.
+func (c *Chrome) Cookies() []*network.Cookie {
+	c.t.Helper()
+	ctx, cancel := context.WithTimeout(c.ctx, Patience)
+	defer cancel()
+	found, err := chromedp.Call(ctx, storage.GetCookies, storage.GetCookiesParams{})
+	if err != nil {
+		c.t.Fatalf("chromium: cookies: %v", err)
+	}
+	return found.Cookies
+}
+
+// SessionCookie is the session's, nil if there is none.
+func (c *Chrome) SessionCookie() *network.Cookie {
+	c.t.Helper()
+	for _, k := range c.Cookies() {
+		if k.Name == SessionCookie {
+			return k
+		}
+	}
+	return nil
+}
