@@ -7,6 +7,7 @@ import (
 	"encoding/base64"
 	"errors"
 	"fmt"
+	"io"
 	"log/slog"
 )
 
@@ -33,9 +34,9 @@ func ParseServerKey(s string) (ServerKey, error) {
 // Encode reveals the key as text, for the file it is kept in.
 func (k ServerKey) Encode() string { return base64.RawURLEncoding.EncodeToString(k[:]) }
 
-func (ServerKey) String() string       { return redacted }
-func (ServerKey) GoString() string     { return redacted }
-func (ServerKey) LogValue() slog.Value { return slog.StringValue(redacted) }
+func (ServerKey) String() string             { return redacted }
+func (ServerKey) Format(f fmt.State, _ rune) { io.WriteString(f, redacted) }
+func (ServerKey) LogValue() slog.Value       { return slog.StringValue(redacted) }
 
 // KeyID tells server keys apart without telling anything about them.
 type KeyID [4]byte

@@ -4,27 +4,29 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"log/slog"
 	"time"
 )
 
 // AccessToken, RefreshToken and IDToken are credentials from the identity
-// provider. They print as "[redacted]"; only string(t) reveals them.
+// provider. They print as "[redacted]"; whatever the verb; only string(t)
+// reveals them.
 type (
 	AccessToken  string
 	RefreshToken string
 	IDToken      string
 )
 
-func (AccessToken) String() string        { return redacted }
-func (AccessToken) GoString() string      { return redacted }
-func (AccessToken) LogValue() slog.Value  { return slog.StringValue(redacted) }
-func (RefreshToken) String() string       { return redacted }
-func (RefreshToken) GoString() string     { return redacted }
-func (RefreshToken) LogValue() slog.Value { return slog.StringValue(redacted) }
-func (IDToken) String() string            { return redacted }
-func (IDToken) GoString() string          { return redacted }
-func (IDToken) LogValue() slog.Value      { return slog.StringValue(redacted) }
+func (AccessToken) String() string              { return redacted }
+func (AccessToken) Format(f fmt.State, _ rune)  { io.WriteString(f, redacted) }
+func (AccessToken) LogValue() slog.Value        { return slog.StringValue(redacted) }
+func (RefreshToken) String() string             { return redacted }
+func (RefreshToken) Format(f fmt.State, _ rune) { io.WriteString(f, redacted) }
+func (RefreshToken) LogValue() slog.Value       { return slog.StringValue(redacted) }
+func (IDToken) String() string                  { return redacted }
+func (IDToken) Format(f fmt.State, _ rune)      { io.WriteString(f, redacted) }
+func (IDToken) LogValue() slog.Value            { return slog.StringValue(redacted) }
 
 // Tokens is the provider's token set.
 type Tokens struct {

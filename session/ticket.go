@@ -6,6 +6,8 @@ import (
 	"encoding/base64"
 	"encoding/binary"
 	"errors"
+	"fmt"
+	"io"
 	"log/slog"
 )
 
@@ -40,9 +42,9 @@ func (s SID) LogValue() slog.Value { return slog.StringValue(s.String()) }
 // "[redacted]".
 type Secret [32]byte
 
-func (Secret) String() string       { return redacted }
-func (Secret) GoString() string     { return redacted }
-func (Secret) LogValue() slog.Value { return slog.StringValue(redacted) }
+func (Secret) String() string             { return redacted }
+func (Secret) Format(f fmt.State, _ rune) { io.WriteString(f, redacted) }
+func (Secret) LogValue() slog.Value       { return slog.StringValue(redacted) }
 
 // newSecret draws a secret from the system's random source.
 func newSecret() (s Secret) {

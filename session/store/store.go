@@ -27,6 +27,7 @@ import (
 
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/redis/go-redis/v9"
+	"github.com/redis/go-redis/v9/maintnotifications"
 )
 
 // Options say where Redis is.
@@ -96,10 +97,10 @@ func New(opts Options) *Store {
 			WriteTimeout:          opts.Timeout,
 			ContextTimeoutEnabled: true,
 			// A pool that waits as long as a call may take adds no wait of its own.
-			PoolTimeout:     opts.Timeout,
-			PoolSize:        64,
-			MinIdleConns:    2,
-			DisableIdentity: true,
+			PoolTimeout:              opts.Timeout,
+			PoolSize:                 64,
+			DisableIdentity:          true,
+			MaintNotificationsConfig: &maintnotifications.Config{Mode: maintnotifications.ModeDisabled},
 		}),
 	}
 	if opts.Metrics != nil {
@@ -107,6 +108,14 @@ func New(opts Options) *Store {
 	}
 	return s
 }
+
+// go-redis writes to a logger of the whole process. Whatever it has to say of a
+// call comes back as that call's error, too.
+func init() { redis.SetLogger(silence{}) }
+
+type silence struct{}
+
+func (silence) Printf(context.Context, string, ...any) {}
 
 func network(address string) string {
 	if len(address) > 0 && address[0] == '/' {
