@@ -129,6 +129,7 @@ func (p *process) ready(ctx context.Context, adminPort int) error {
 	ctx, cancel := context.WithTimeout(ctx, startTimeout)
 	defer cancel()
 	url := fmt.Sprintf("http://127.0.0.1:%d/readyz", adminPort)
+	client := &http.Client{Transport: &http.Transport{DisableKeepAlives: true}}
 	tick := time.NewTicker(50 * time.Millisecond)
 	defer tick.Stop()
 	for {
@@ -136,7 +137,7 @@ func (p *process) ready(ctx context.Context, adminPort int) error {
 		if err != nil {
 			return err
 		}
-		if resp, err := http.DefaultClient.Do(req); err == nil {
+		if resp, err := client.Do(req); err == nil {
 			_ = resp.Body.Close()
 			if resp.StatusCode == http.StatusOK {
 				return nil
