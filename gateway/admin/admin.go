@@ -1,0 +1,63 @@
+// Package admin is the operators' listener: whether the process lives, whether it
+// should be sent requests, and what it measures. Nothing of it is on the public
+// listener.
+//
+//	GET /healthz   200 while the process can answer at all, whatever Redis does:
+//	               restarting the gateway mends no Redis
+//	GET /readyz    200 if this replica should be sent requests; 503 while it
+//	               drains or Redis is silent
+//	GET /metrics   Prometheus's text format
+//
+// They need no token. Their bodies are one word each and hold no address, no
+// error and no secret; what is wrong is in the log.
+package admin
+
+import (
+	"io"
+	"net/http"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/promhttp"
+)
+
+// New returns the handler of the operators' listener.
+func New(h *Health, metrics prometheus.Gatherer) http.Handler {
+	mux := http.NewServeMux()
+	mux.HandleFunc("/healthz", func(w http.ResponseWriter, _ *http.Request) { say(w, http.StatusOK, "ok") })
+	mux.HandleFunc("/readyz", func(w http.ResponseWriter, _ *http.Request) {
+		state := h.State()
+		if state == "ready" {
+			say(w, http.StatusOK, state)
+		} else {
+			say(w, http.StatusServiceUnavailable, state)
+		}
+	})
+	mux.Handle("/metrics", promhttp.HandlerFor(metrics, promhttp.HandlerOpts{
+		// A scrape takes memory and time; two monitoring systems are plenty.
+		MaxRequestsInFlight: 4,
+		// One broken collector must not blind an operator to all others.
+		ErrorHandling: promhttp.ContinueOnError,
+	}))
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		header := w.Header()
+		header.Set("Cache-Control", "no-store")
+		header.Set("X-Content-Type-Options", "nosniff")
+		header.Set("Content-Security-Policy", "default-src 'none'; frame-ancestors 'none'")
+		if r.Method != http.MethodGet && r.Method != http.MethodHead {
+			header.Set("Allow", "GET, HEAD")
+			say(w, http.StatusMethodNotAllowed, "method_not_allowed")
+			return
+		}
+		if _, pattern := mux.Handler(r); pattern == "" {
+			say(w, http.StatusNotFound, "not_found")
+			return
+		}
+		mux.ServeHTTP(w, r)
+	})
+}
+
+func say(w http.ResponseWriter, status int, word string) {
+	w.Header().Set("Content-Type", "text/plain; charset=utf-8")
+	w.WriteHeader(status)
+	_, _ = io.WriteString(w, word+"\n") // the prober may be gone
+}
