@@ -146,6 +146,9 @@ func (p *Proxy) respond(res *http.Response) error {
 	}
 	if res.ContentLength < 0 || res.ProtoMajor != 1 {
 		cleanResponse(res.Trailer, p.cfg.OwnCookies)
+		if len(res.Trailer) > 0 && x.in.ProtoMajor == 1 && x.in.Method != http.MethodHead {
+			delete(res.Header, "Content-Length") // HTTP/1.1 has trailers after chunks alone
+		}
 		res.Body = &responseBody{ReadCloser: res.Body, res: res, own: p.cfg.OwnCookies}
 	}
 	if res.ContentLength < 0 && res.ProtoMajor == 1 && len(res.TransferEncoding) == 0 && x.in.ProtoMajor == 1 {

@@ -203,6 +203,11 @@ func (p *Proxy) Forward(w http.ResponseWriter, r *http.Request, c Call) error {
 	if x.upgrade {
 		w = &hijackWatch{ResponseWriter: w, x: x}
 	}
+	if r.ProtoMajor == 1 && r.Body != http.NoBody {
+		// Or net/http would swallow what is left of the request before it lets
+		// the response's header go. A writer that can't, can't.
+		_ = http.NewResponseController(w).EnableFullDuplex()
+	}
 	p.reverse.ServeHTTP(w, r.WithContext(x.ctx))
 	if x.err == nil || x.hijacked {
 		return nil

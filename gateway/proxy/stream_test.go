@@ -1,0 +1,300 @@
+package proxy
+
+import (
+	"bufio"
+	"bytes"
+	"context"
+	"crypto/tls"
+	"io"
+	"net"
+	"net/http"
+	"net/http/httptest"
+	"slices"
+	"strings"
+	"testing"
+)
+
+const wsRequest = "GET /ws HTTP/1.1\r\nHost: app.test\r\nConnection: keep-alive, Upgrade\r\nUpgrade: WebSocket\r\n" +
+	"Sec-WebSocket-Key: x\r\nSec-WebSocket-Version: 13\r\nCookie: __Host-Http-cloakroom=CKcanary\r\n\r\n"
+
+// switching answers an upgrade, and then echoes.
+func switching(_ *upstream, head string, c net.Conn, br *bufio.Reader) bool {
+	io.WriteString(c, "HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n"+poison+"\r\n")
+	io.Copy(c, br)
+	return false
+}
+
+func TestWebSocket(t *testing.T) {
+	u := serveRaw(t, switching)
+	f := newFront(t, u.to(), frontOptions{
+		bearer: "ATcanary",
+		wrap:   func(w http.ResponseWriter) http.ResponseWriter { return &finalCookie{ResponseWriter: w} },
+	})
+	c := dial(t, f.addr)
+	io.WriteString(c, wsRequest)
+	br := bufio.NewReader(c)
+	head, err := readHead(br)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if status(head) != "101" || strings.Contains(head, "EVIL") || strings.Contains(head, "cloakroom") || !strings.Contains(head, "X-Kept: yes") {
+		t.Errorf("answer %q", head)
+	}
+	for _, msg := range []string{"one", "two", strings.Repeat("three", 20000)} {
+		go io.WriteString(c, msg)
+		got := make([]byte, len(msg))
+		if _, err := io.ReadFull(br, got); err != nil || string(got) != msg {
+			t.Fatalf("echo %.20q, %v; want %.20q", got, err, msg)
+		}
+	}
+	got := u.last(t)
+	if !slices.Equal(values(got, "Upgrade"), []string{"WebSocket"}) || !slices.Equal(values(got, "Authorization"), []string{"Bearer ATcanary"}) || strings.Contains(got, "CKcanary") {
+		t.Errorf("the upstream sees %q", got)
+	}
+	c.Close()
+	if err := f.result(t); err != nil {
+		t.Errorf("Forward: %v", err)
+	}
+}
+
+func TestWebSocketRefused(t *testing.T) {
+	u := serveRaw(t, answerWith("HTTP/1.1 403 Forbidden\r\nContent-Length: 2\r\n\r\nno"))
+	f := newFront(t, u.to(), frontOptions{})
+	c := dial(t, f.addr)
+	io.WriteString(c, wsRequest)
+	if head, err := readHead(bufio.NewReader(c)); err != nil || status(head) != "403" {
+		t.Errorf("answer %q, %v", head, err)
+	}
+}
+
+// A gateway ends a session's streams by cancelling their contexts.
+func TestWebSocketEndsWithItsContext(t *testing.T) {
+	u := serveRaw(t, switching)
+	end := make(chan context.CancelFunc, 1)
+	f := newFront(t, u.to(), frontOptions{ctx: func(ctx context.Context) context.Context {
+		ctx, cancel := context.WithCancel(ctx)
+		end <- cancel
+		return ctx
+	}})
+	c := dial(t, f.addr)
+	io.WriteString(c, wsRequest)
+	br := bufio.NewReader(c)
+	if head, err := readHead(br); err != nil || status(head) != "101" {
+		t.Fatalf("answer %q, %v", head, err)
+	}
+	(<-end)()
+	if n, err := br.Read(make([]byte, 1)); n != 0 || err == nil {
+		t.Errorf("read %d bytes, %v; want the end", n, err)
+	}
+	if err := f.result(t); err != nil {
+		t.Errorf("Forward: %v", err)
+	}
+}
+
+func TestUpgradesThatAreNotForwarded(t *testing.T) {
+	u := serveRaw(t, nil)
+	f := newFront(t, u.to(), frontOptions{})
+	for _, tt := range []struct{ name, raw, status string }{
+		{"I-09 h2c", get("/", "Upgrade: h2c", "HTTP2-Settings: AAMAAABkAAQ", "Connection: Upgrade, HTTP2-Settings"), "200"},
+		{"J-05 two protocols", get("/", "Connection: Upgrade", "Upgrade: websocket, h2c"), "200"},
+		{"J-05 two headers", get("/", "Connection: Upgrade", "Upgrade: websocket", "Upgrade: h2c"), "200"},
+		{"J-05 not ASCII", get("/", "Connection: Upgrade", "Upgrade: websock\u00e9t"), "502"},
+		{"J-05 Kelvin sign", get("/", "Connection: Upgrade", "Upgrade: websoc\u212aet"), "502"},
+		{"POST", request("POST", "/", "", "Connection: Upgrade", "Upgrade: websocket", "Content-Length: 0"), "200"},
+		{"not a connection option", get("/", "Upgrade: websocket"), "200"},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			before := len(u.received())
+			if got := status(send(t, f.addr, tt.raw)); got != tt.status {
+				t.Errorf("status %s; want %s", got, tt.status)
+			}
+			for _, head := range u.received()[before:] {
+				if strings.Contains(strings.ToLower(head), "upgrade") || strings.Contains(head, "HTTP2-Settings") {
+					t.Errorf("forwarded %q", head)
+				}
+			}
+		})
+	}
+}
+
+// Each event must arrive before the next one is made.
+func TestEventStream(t *testing.T) {
+	for _, tt := range []struct{ name, head, frame string }{
+		{"chunked", "Content-Type: text/event-stream\r\nTransfer-Encoding: chunked\r\n", "9\r\ndata: x\n\n\r\n"},
+		{"delimited by the connection", "Content-Type: text/event-stream\r\n", "data: x\n\n"},
+		{"another type, of known length", "Content-Type: text/plain\r\nContent-Length: 36\r\n", "data: x\n\n"},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			next := make(chan struct{})
+			u := serveRaw(t, func(_ *upstream, _ string, c net.Conn, _ *bufio.Reader) bool {
+				io.WriteString(c, "HTTP/1.1 200 OK\r\n"+tt.head+"\r\n")
+				for range next {
+					io.WriteString(c, tt.frame)
+				}
+				return false
+			})
+			f := newFront(t, u.to(), frontOptions{})
+			c := dial(t, f.addr)
+			io.WriteString(c, get("/events"))
+			res, err := http.ReadResponse(bufio.NewReader(c), nil) // the header comes before any event
+			if err != nil {
+				t.Fatal(err)
+			}
+			event := make([]byte, len("data: x\n\n"))
+			for range 4 {
+				next <- struct{}{}
+				if _, err := io.ReadFull(res.Body, event); err != nil || string(event) != "data: x\n\n" {
+					t.Fatalf("event %q, %v", event, err)
+				}
+			}
+			close(next)
+		})
+	}
+}
+
+// Both directions at once, over HTTP/1.1: the answer begins before the request
+// has ended.
+func TestStreamingBothWays(t *testing.T) {
+	u := serveRaw(t, func(_ *upstream, _ string, c net.Conn, br *bufio.Reader) bool {
+		io.WriteString(c, "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n")
+		for {
+			size, err := br.ReadString('\n')
+			if err != nil {
+				return false
+			}
+			data, _ := br.ReadString('\n')
+			io.WriteString(c, size+data)
+			if size == "0\r\n" {
+				return false
+			}
+		}
+	})
+	f := newFront(t, u.to(), frontOptions{})
+	c := dial(t, f.addr)
+	io.WriteString(c, request("POST", "/", "", "Transfer-Encoding: chunked"))
+	res, err := http.ReadResponse(bufio.NewReader(c), nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, msg := range []string{"one", "two", "six"} {
+		io.WriteString(c, "3\r\n"+msg+"\r\n")
+		got := make([]byte, 3)
+		if _, err := io.ReadFull(res.Body, got); err != nil || string(got) != msg {
+			t.Fatalf("echo %q, %v; want %q", got, err, msg)
+		}
+	}
+	io.WriteString(c, "0\r\n\r\n")
+	if rest, err := io.ReadAll(res.Body); err != nil || len(rest) != 0 {
+		t.Errorf("rest %q, %v", rest, err)
+	}
+}
+
+func TestExpectContinue(t *testing.T) {
+	u := serveRaw(t, func(_ *upstream, _ string, c net.Conn, br *bufio.Reader) bool {
+		io.WriteString(c, "HTTP/1.1 100 Continue\r\n\r\n")
+		body := make([]byte, 4)
+		io.ReadFull(br, body)
+		io.WriteString(c, "HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\n"+string(body))
+		return true
+	})
+	f := newFront(t, u.to(), frontOptions{})
+	c := dial(t, f.addr)
+	io.WriteString(c, request("POST", "/", "", "Expect: 100-continue", "Content-Length: 4"))
+	br := bufio.NewReader(c)
+	if head, err := readHead(br); err != nil || status(head) != "100" {
+		t.Fatalf("answer %q, %v; want 100", head, err)
+	}
+	io.WriteString(c, "body")
+	rest, _ := io.ReadAll(br)
+	// A second 100 is allowed (RFC 9110 section 15.2), and harmless.
+	if got := string(rest); !strings.HasSuffix(got, "\r\n\r\nbody") || !strings.Contains(got, "HTTP/1.1 200 OK") {
+		t.Errorf("answer %q", got)
+	}
+}
+
+func TestI05RequestTrailers(t *testing.T) {
+	trailers := make(chan string, 1)
+	u := serveRaw(t, func(_ *upstream, _ string, c net.Conn, br *bufio.Reader) bool {
+		for {
+			line, err := br.ReadString('\n')
+			if err != nil {
+				return false
+			}
+			if line == "0\r\n" {
+				break
+			}
+		}
+		head, _ := readHead(br)
+		trailers <- head
+		io.WriteString(c, okAnswer)
+		return false
+	})
+	f := newFront(t, u.to(), frontOptions{bearer: "ATcanary"})
+	body := "2\r\nhi\r\n0\r\nX-Checksum: 42\r\nAuthorization: Bearer EVIL\r\nCookie: EVIL\r\nX_Forwarded_User: EVIL\r\nX-Unannounced: EVIL\r\n\r\n"
+	got := send(t, f.addr, request("POST", "/", body, "Transfer-Encoding: chunked", "Trailer: X-Checksum, Authorization, Cookie, X_Forwarded_User", "TE: trailers"))
+	if status(got) != "200" {
+		t.Fatalf("answer %q", got)
+	}
+	if got := <-trailers; got != "X-Checksum: 42\r\n\r\n" {
+		t.Errorf("trailers %q", got)
+	}
+	head := u.last(t)
+	if !slices.Equal(values(head, "Trailer"), []string{"X-Checksum"}) || !slices.Equal(values(head, "Te"), []string{"trailers"}) || strings.Contains(head, "EVIL") {
+		t.Errorf("head %q", head)
+	}
+}
+
+func TestLargeBodiesBothWays(t *testing.T) {
+	payload := bytes.Repeat([]byte("0123456789abcdef"), 1<<16) // 1 MiB
+	srv := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { io.Copy(w, r.Body) }))
+	defer srv.Close()
+	f := newFront(t, Config{Target: target(srv.URL)}, frontOptions{})
+	client := &http.Client{Transport: &http.Transport{DisableKeepAlives: true}}
+	res, err := client.Post("http://"+f.addr+"/", "application/octet-stream", bytes.NewReader(payload))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer res.Body.Close()
+	if got, err := io.ReadAll(res.Body); err != nil || !bytes.Equal(got, payload) {
+		t.Errorf("%d bytes, %v; want %d", len(got), err, len(payload))
+	}
+}
+
+func TestHTTPSUpstream(t *testing.T) {
+	srv := httptest.NewUnstartedServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if IsWebSocket(r) {
+			conn, rw, _ := http.NewResponseController(w).Hijack()
+			defer conn.Close()
+			rw.WriteString("HTTP/1.1 101 X\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\nhello")
+			rw.Flush()
+			return
+		}
+		w.Header().Set("Trailer", "Grpc-Status, Set-Cookie")
+		w.Header().Set("X-Proto", r.Proto)
+		io.Copy(w, r.Body)
+		w.Header().Set("Grpc-Status", "0")
+		w.Header().Set("Set-Cookie", "cloakroom=EVIL")
+		w.Header().Set(http.TrailerPrefix+"Alt-Svc", "EVIL")
+	}))
+	srv.EnableHTTP2 = true
+	srv.StartTLS()
+	defer srv.Close()
+	pool := srv.Client().Transport.(*http.Transport).TLSClientConfig.RootCAs
+	tr := NewTransport(TransportOptions{TLS: &tls.Config{RootCAs: pool, MinVersion: tls.VersionTLS12}})
+	defer tr.CloseIdleConnections()
+	f := newFront(t, Config{Target: target(srv.URL), Transport: tr}, frontOptions{})
+
+	got := send(t, f.addr, request("POST", "/", "hi", "Content-Length: 2", "TE: trailers"))
+	if !strings.Contains(got, "X-Proto: HTTP/2.0") || !strings.Contains(got, "Grpc-Status: 0\r\n") || strings.Contains(got, "EVIL") {
+		t.Errorf("answer %q", got)
+	}
+	c := dial(t, f.addr)
+	io.WriteString(c, wsRequest)
+	br := bufio.NewReader(c)
+	if head, err := readHead(br); err != nil || status(head) != "101" {
+		t.Errorf("answer %q, %v; want 101, over HTTP/1.1", head, err)
+	}
+	if hello, _ := io.ReadAll(br); string(hello) != "hello" {
+		t.Errorf("tunnel says %q", hello)
+	}
+}
