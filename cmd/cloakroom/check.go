@@ -1,0 +1,183 @@
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"log/slog"
+	"os"
+	"slices"
+	"time"
+
+	"github.com/redis/go-redis/v9"
+
+	"github.com/cloakroom/cloakroom/config"
+)
+
+type checkCmd struct {
+	configFlag
+	Online bool `help:"Ask Redis and the providers too."`
+	JSON   bool `name:"json" help:"Print one JSON object instead of lines."`
+}
+
+// report is what check prints.
+type report struct {
+	OK       bool             `json:"ok"`
+	Problems []config.Problem `json:"problems"`
+	Warnings []config.Problem `json:"warnings"`
+	Online   []finding        `json:"online,omitempty"`
+}
+
+// finding is one question that check --online asked.
+type finding struct {
+	Subject string `json:"subject"` // such as "redis" or "provider of shop"
+	Status  string `json:"status"`  // "ok", "warning" or "failed"
+	Detail  string `json:"detail"`
+}
+
+const (
+	statusOK      = "ok"
+	statusWarning = "warning"
+	statusFailed  = "failed"
+)
+
+func (c checkCmd) Run() error {
+	r := report{Problems: []config.Problem{}, Warnings: []config.Problem{}}
+	cfg, err := c.load()
+	if err == nil {
+		r.Warnings = append(r.Warnings, cfg.Warnings()...)
+		var s *service
+		if s, err = wire(cfg, slog.New(slog.DiscardHandler)); err == nil {
+			if c.Online {
+				r.Online = s.online(cfg)
+			}
+			s.close()
+		}
+	}
+	if problems, ok := errors.AsType[*config.Error](err); ok {
+		r.Problems = append(r.Problems, problems.Problems...)
+	} else if err != nil {
+		r.Problems = append(r.Problems, config.Problem{File: c.Config, Message: err.Error()})
+	}
+	r.OK = len(r.Problems) == 0 && !slices.ContainsFunc(r.Online, func(f finding) bool { return f.Status == statusFailed })
+	if c.JSON {
+		enc := json.NewEncoder(os.Stdout)
+		enc.SetEscapeHTML(false)
+		enc.SetIndent("", "  ")
+		if err := enc.Encode(r); err != nil {
+			return err
+		}
+	} else {
+		r.print(c.Config)
+	}
+	if !r.OK {
+		return errReported
+	}
+	return nil
+}
+
+// print writes lines for people: what is wrong to standard error, the rest to
+// standard output.
+func (r report) print(file string) {
+	for _, p := range r.Problems {
+		fmt.Fprintln(os.Stderr, p)
+	}
+	for _, w := range r.Warnings {
+		w.Message = "warning: " + w.Message
+		fmt.Println(w)
+	}
+	for _, f := range r.Online {
+		out := os.Stdout
+		if f.Status == statusFailed {
+			out = os.Stderr
+		}
+		fmt.Fprintf(out, "%s: %s: %s\n", f.Subject, f.Status, f.Detail)
+	}
+	if r.OK {
+		fmt.Printf("%s: ok\n", file)
+	}
+}
+
+// onlineTimeout bounds each question of check --online.
+const onlineTimeout = 15 * time.Second
+
+// online asks Redis and every provider, one after the other.
+func (s *service) online(cfg *config.Config) []finding {
+	out := askRedis(cfg)
+	for _, p := range s.providers {
+		f := finding{Subject: "provider of " + p.app, Status: statusOK, Detail: "its metadata can be read"}
+		ctx, cancel := context.WithTimeout(context.Background(), onlineTimeout)
+		if err := p.provider.Discover(ctx); err != nil {
+			f.Status, f.Detail = statusFailed, err.Error()
+		}
+		cancel()
+		out = append(out, f)
+	}
+	return out
+}
+
+// askRedis asks what the gateway needs of Redis. It has a client of its own:
+// these questions are no session's business.
+func askRedis(cfg *config.Config) []finding {
+	ctx, cancel := context.WithTimeout(context.Background(), onlineTimeout)
+	defer cancel()
+	client := redis.NewClient(&redis.Options{
+		Addr:        cfg.Redis.Address,
+		Username:    cfg.Redis.Username,
+		Password:    string(cfg.Redis.Password),
+		TLSConfig:   cfg.Redis.TLS,
+		DialTimeout: cfg.Redis.Timeout,
+		ReadTimeout: cfg.Redis.Timeout,
+		MaxRetries:  -1, // a check shows what a first try meets
+	})
+	defer client.Close()
+	if err := client.Ping(ctx).Err(); err != nil {
+		return []finding{{"redis", statusFailed, "does not answer: " + err.Error()}}
+	}
+	return []finding{
+		{"redis", statusOK, "answers"},
+		eviction(client.ConfigGet(ctx, "maxmemory-policy").Result()),
+		skew(ctx, client, cfg),
+	}
+}
+
+// eviction judges maxmemory-policy: a Redis that evicts logs people out, and
+// may forget that a session has ended.
+func eviction(reply map[string]string, err error) finding {
+	f := finding{Subject: "redis maxmemory-policy"}
+	switch policy := reply["maxmemory-policy"]; {
+	case err != nil || policy == "":
+		f.Status, f.Detail = statusWarning, "can't be read here; it must be noeviction"
+	case policy != "noeviction":
+		f.Status, f.Detail = statusFailed, "is "+policy+" and must be noeviction: an evicted session is a person logged out"
+	default:
+		f.Status, f.Detail = statusOK, policy
+	}
+	return f
+}
+
+// skew compares Redis's clock with this host's.
+func skew(ctx context.Context, client *redis.Client, cfg *config.Config) finding {
+	f := finding{Subject: "redis clock"}
+	before := time.Now()
+	theirs, err := client.Time(ctx).Result()
+	if err != nil {
+		f.Status, f.Detail = statusFailed, "can't be read: "+err.Error()
+		return f
+	}
+	// Their reading was taken somewhere between our two.
+	after := time.Now()
+	off := theirs.Sub(before.Add(after.Sub(before) / 2)).Round(time.Millisecond)
+	// A third of the grace is what the protocol assumes of clocks.
+	allowed := time.Duration(1<<63 - 1)
+	for _, a := range cfg.Apps {
+		allowed = min(allowed, a.Session.RotationGrace/3)
+	}
+	f.Status, f.Detail = statusOK, fmt.Sprintf("differs from this host's by %v", off)
+	if off.Abs() > allowed {
+		f.Status = statusFailed
+		f.Detail += fmt.Sprintf(", more than a third of session.rotation_grace (%v)", allowed)
+	}
+	return f
+}

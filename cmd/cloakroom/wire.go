@@ -1,0 +1,185 @@
+package main
+
+import (
+	"fmt"
+	"log/slog"
+	"net/http"
+	"os"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/collectors"
+
+	"github.com/cloakroom/cloakroom/config"
+	"github.com/cloakroom/cloakroom/gateway"
+	"github.com/cloakroom/cloakroom/gateway/idp"
+	"github.com/cloakroom/cloakroom/gateway/proxy"
+	"github.com/cloakroom/cloakroom/gateway/web"
+	"github.com/cloakroom/cloakroom/session"
+	"github.com/cloakroom/cloakroom/session/store"
+)
+
+// service is a configuration turned into the things that serve it. Making one
+// connects to nothing: serve runs it, check throws it away.
+type service struct {
+	store     *store.Store
+	keeper    *session.Keeper
+	gateway   *gateway.Gateway
+	metrics   *prometheus.Registry
+	providers []appProvider
+	// transports are closed when nothing is served any more.
+	transports []*http.Transport
+}
+
+// appProvider is an app's provider under the app's name.
+type appProvider struct {
+	app      string
+	provider *idp.Provider
+}
+
+// wire makes a service. What is wrong with cfg and wasn't found by the config
+// package is found here.
+func wire(cfg *config.Config, log *slog.Logger) (*service, error) {
+	s := &service{metrics: newRegistry()}
+	keys := make([]session.ServerKey, len(cfg.Keys))
+	for i, k := range cfg.Keys {
+		keys[i] = session.ServerKey(k)
+	}
+	ring, err := session.NewKeyring(keys...)
+	if err != nil {
+		return nil, err
+	}
+	s.store = store.New(store.Options{
+		Address:   cfg.Redis.Address,
+		Username:  cfg.Redis.Username,
+		Password:  string(cfg.Redis.Password),
+		TLS:       cfg.Redis.TLS,
+		KeyPrefix: cfg.Redis.KeyPrefix,
+		Timeout:   cfg.Redis.Timeout,
+		Metrics:   s.metrics,
+	})
+	s.keeper = session.New(s.store, ring, session.Options{Log: log, Metrics: s.metrics})
+	s.gateway = gateway.New(s.keeper, ring, gateway.Options{Log: log, Metrics: s.metrics, TrustedProxies: cfg.TrustedProxies})
+	if err := s.swap(cfg, idp.NewMetrics(s.metrics), log); err != nil {
+		s.close()
+		return nil, err
+	}
+	return s, nil
+}
+
+// swap hands the configuration's apps to the gateway.
+func (s *service) swap(cfg *config.Config, measured *idp.Metrics, log *slog.Logger) error {
+	toProviders, toUpstreams := idp.NewTransport(), proxy.NewTransport(proxy.TransportOptions{})
+	s.transports = append(s.transports, toProviders, toUpstreams)
+	apps := make([]gateway.App, len(cfg.Apps))
+	for i, a := range cfg.Apps {
+		provider, err := idp.New(idp.Config{
+			Issuer:              a.Provider.Issuer,
+			ClientID:            a.Provider.ClientID,
+			ClientSecret:        idp.ClientSecret(a.Provider.ClientSecret),
+			ClientAuth:          a.Provider.ClientAuth,
+			RedirectURI:         a.Origin.JoinPath("/bff/callback").String(),
+			Scopes:              a.Provider.Scopes,
+			AuthorizationParams: a.Provider.AuthorizationParams,
+			UserInfo:            a.Provider.UserInfo,
+			EndSessionEndpoint:  a.Provider.EndSessionEndpoint,
+			Transport:           toProviders,
+			Log:                 log.With(slog.String("app", a.Name)),
+			Metrics:             measured,
+		})
+		if err != nil {
+			return fmt.Errorf("app %s: %w", a.Name, err)
+		}
+		s.providers = append(s.providers, appProvider{a.Name, provider})
+		apps[i] = gateway.App{
+			Name:     a.Name,
+			Origin:   a.Origin,
+			Provider: provider,
+			Session: session.App{
+				IdleTimeout:       a.Session.IdleTimeout,
+				AbsoluteTimeout:   a.Session.AbsoluteTimeout,
+				Grace:             a.Session.RotationGrace,
+				CacheTTL:          a.Session.CacheTTL,
+				RefreshReuse:      a.Provider.RefreshReuse,
+				UnknownAnswerEnds: a.Provider.UnknownAnswer == "end",
+			},
+			LoginParams: a.Provider.LoginParams,
+			UserClaims:  a.UserClaims,
+			Token:       gateway.TokenMode(a.Token.Mode),
+			AfterLogout: a.Session.AfterLogout,
+		}
+		if a.Session.SameSite == "lax" {
+			apps[i].SameSite = http.SameSiteLaxMode
+		}
+		for _, r := range a.Routes {
+			route, err := newRoute(cfg, a, r, toUpstreams, log)
+			if err != nil {
+				return fmt.Errorf("app %s: route %s: %w", a.Name, r.Path, err)
+			}
+			apps[i].Routes = append(apps[i].Routes, route)
+		}
+	}
+	return s.gateway.Swap(apps)
+}
+
+func newRoute(cfg *config.Config, a config.App, r config.Route, upstreams http.RoundTripper, log *slog.Logger) (gateway.Route, error) {
+	out := gateway.Route{Path: r.Path, Methods: r.Methods, Token: r.Token == "session"}
+	// What isn't named weaker here is the zero value, which asks for most.
+	if r.Kind == "page" {
+		out.Kind = gateway.KindPage
+	}
+	switch r.Auth {
+	case "optional":
+		out.Auth = gateway.AuthOptional
+	case "none":
+		out.Auth = gateway.AuthNone
+	}
+	var err error
+	if r.Upstream == nil {
+		out.StripPrefix = r.StripPrefix
+		out.Files, err = web.OpenFiles(r.Files, web.FilesOptions{Private: r.Auth != "none"})
+		return out, err
+	}
+	out.Upstream, err = proxy.New(proxy.Config{
+		Target:         r.Upstream,
+		StripPrefix:    r.StripPrefix,
+		Timeout:        r.Timeout,
+		PublicScheme:   a.Origin.Scheme,
+		TrustedProxies: cfg.TrustedProxies,
+		OwnCookies:     gateway.OwnCookie,
+		Transport:      upstreams,
+		Log:            log.With(slog.String("app", a.Name)),
+	})
+	return out, err
+}
+
+// close lets go of what the service holds open.
+func (s *service) close() {
+	for _, t := range s.transports {
+		t.CloseIdleConnections()
+	}
+	_ = s.store.Close() // what it still holds goes with the process
+}
+
+// newRegistry measures the process itself.
+func newRegistry() *prometheus.Registry {
+	r := prometheus.NewRegistry()
+	r.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
+	info := prometheus.NewGauge(prometheus.GaugeOpts{
+		Name:        "cloakroom_build_info",
+		Help:        "1, with the version as a label.",
+		ConstLabels: prometheus.Labels{"version": buildVersion()},
+	})
+	info.Set(1)
+	r.MustRegister(info)
+	return r
+}
+
+// newLogger logs to standard error: standard output belongs to what a command
+// was asked for.
+func newLogger(l config.Log) *slog.Logger {
+	opts := &slog.HandlerOptions{Level: l.Level}
+	if l.Format == "text" {
+		return slog.New(slog.NewTextHandler(os.Stderr, opts))
+	}
+	return slog.New(slog.NewJSONHandler(os.Stderr, opts))
+}
