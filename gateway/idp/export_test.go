@@ -1,6 +1,9 @@
 package idp
 
-import "encoding/json"
+import (
+	"encoding/json"
+	"net"
+)
 
 // ParseMetadata lets a test hand a document to a provider whose issuer can't be
 // served on a loopback port.
@@ -15,3 +18,6 @@ func KeyIsGood(key map[string]any) bool {
 	_, ok := parseKey(b)
 	return ok
 }
+
+// Watch makes of c what NewTransport's connections are.
+func Watch(c net.Conn) net.Conn { return &watchedConn{Conn: c} }

@@ -87,7 +87,10 @@ func TestIDToken(t *testing.T) {
 		{"L-02 ES256 under an RSA key's id", signed(jwt.SigningMethodES256, ecKey(), "rsa"), false},
 		{"L-02 algorithm not in the metadata", signed(jwt.SigningMethodRS512, rsaKey(), "rsa"), false},
 		{"L-03 another key of the same id", signed(jwt.SigningMethodRS256, otherRSA(), "rsa"), false},
-		{"L-03 truncated ES256", func(f *fake, n string) string { s := signed(jwt.SigningMethodES256, ecKey(), "ec")(f, n); return s[:len(s)-4] }, false},
+		{"L-03 truncated ES256", func(f *fake, n string) string {
+			s := signed(jwt.SigningMethodES256, ecKey(), "ec")(f, n)
+			return s[:len(s)-4]
+		}, false},
 		{"L-03 flipped bit", func(f *fake, n string) string {
 			s := []byte(rs(nil)(f, n))
 			if i := len(s) - 10; s[i] == 'A' {

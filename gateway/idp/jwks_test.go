@@ -200,4 +200,3 @@ func TestKeysDownAtFirst(t *testing.T) {
 	_, err = f.login(p, f.good)
 	wantKind(t, err, nil)
 }
-
