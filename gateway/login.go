@@ -51,17 +51,19 @@ func (g *Gateway) login(w *response, r *http.Request) error {
 }
 
 // dropLogins drops logins that are over, and of the others the oldest, until at
-// most keep are left.
+// most keep are left. A parked ticket stays: it is a live session, which the
+// callback's second step has to set or end.
 func (g *Gateway) dropLogins(w *response, r *http.Request, keep int) {
 	have := w.app.pendings(r.Header, g.now())
 	for _, id := range have.dead {
 		w.setCookie(noLoginLine(id))
 	}
-	for _, p := range have.live[:max(0, len(have.live)-keep)] {
-		if p.parked {
-			continue // its ticket is a session that the callback has to set or end
+	over := len(have.live) - keep
+	for _, p := range have.live {
+		if over > 0 && !p.parked {
+			w.setCookie(noLoginLine(p.id))
+			over--
 		}
-		w.setCookie(noLoginLine(p.id))
 	}
 }
 

@@ -21,9 +21,9 @@ import (
 // logoutLife is how long the way through the provider's logout may take.
 const logoutLife = 10 * time.Minute
 
-// logout answers POST /bff/logout. It is idempotent: whatever the cookie is
-// worth, afterwards its session has ended and the cookie is deleted. If the store
-// can't be asked, neither is claimed.
+// logout answers POST /bff/logout. It is idempotent: afterwards the session of
+// the ticket shown, if it shows one, has ended, and the cookie is deleted. If the
+// store can't be asked, neither is claimed.
 func (g *Gateway) logout(w *response, r *http.Request) error {
 	rule := guardJSON
 	if isForm(r) {

@@ -62,7 +62,7 @@ func (p *pending) marshal() []byte {
 		kind = 2
 	}
 	b := append(make([]byte, 0, 256+len(p.returnTo)), kind)
-	b = binary.BigEndian.AppendUint64(b, uint64(p.created.Unix()))
+	b = binary.BigEndian.AppendUint64(b, uint64(p.created.UnixNano()))
 	b = append(b, p.previous[:]...)
 	b = appendField(b, p.state)
 	b = appendField(b, p.returnTo)
@@ -80,7 +80,7 @@ func unmarshalPending(id string, b []byte) (*pending, bool) {
 		return nil, false
 	}
 	p := &pending{id: id, parked: b[0] == 2, previous: session.SID(b[9:head])}
-	p.created = time.Unix(int64(binary.BigEndian.Uint64(b[1:9])), 0)
+	p.created = time.Unix(0, int64(binary.BigEndian.Uint64(b[1:9])))
 	fields := make([]string, 0, 4)
 	for b = b[head:]; len(b) >= 2; {
 		n := int(binary.BigEndian.Uint16(b))

@@ -154,6 +154,9 @@ func explain(ctx context.Context, err error) *problem {
 		return &problem{code: codeUpstreamUnreachable, err: err}
 	case errors.Is(err, proxy.ErrTimeout):
 		return &problem{code: codeUpstreamTimeout, err: err}
+	case errors.Is(err, context.DeadlineExceeded):
+		// A deadline of our own, around the store.
+		return &problem{code: codeStoreUnavailable, err: err}
 	}
 	return &problem{code: codeInternal, err: err}
 }

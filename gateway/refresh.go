@@ -49,7 +49,9 @@ func (g *Gateway) refreshAt(app string, p *idp.Provider) session.RefreshFunc {
 func (g *Gateway) revokeAt(app string, p *idp.Provider) func(context.Context, session.RefreshToken) {
 	return func(ctx context.Context, rt session.RefreshToken) {
 		outcome := "ok"
-		if err := p.Revoke(ctx, idp.RefreshToken(rt)); err != nil {
+		if err := p.Revoke(ctx, idp.RefreshToken(rt)); errors.Is(err, errors.ErrUnsupported) {
+			outcome = "unsupported"
+		} else if err != nil {
 			outcome = "failed"
 			g.log.LogAttrs(ctx, slog.LevelWarn, "refresh token not revoked at the provider",
 				slog.String("app", app), slog.String("err", err.Error()))
