@@ -55,8 +55,8 @@ func stripCookies(lines []string, own func(string) bool) []string {
 }
 
 func stripCookieLine(line string, own func(string) bool) string {
-	var out []byte // nil until something is dropped
-	empty := true  // nothing kept so far
+	var out strings.Builder // filled once something is dropped
+	dropped, empty := false, true
 	for start := 0; start <= len(line); {
 		end := len(line)
 		if i := strings.IndexByte(line[start:], ';'); i >= 0 {
@@ -64,27 +64,27 @@ func stripCookieLine(line string, own func(string) bool) string {
 		}
 		switch part := line[start:end]; {
 		case ownCookie(own, cookieName(part)):
-			if out == nil {
-				out = make([]byte, 0, len(line))
-				out = append(out, strings.TrimSuffix(line[:start], ";")...)
+			if !dropped {
+				dropped = true
+				out.Grow(len(line))
+				out.WriteString(strings.TrimSuffix(line[:start], ";"))
 			}
-		case out != nil:
-			if empty {
-				part = strings.TrimLeft(part, " \t")
-			} else {
-				out = append(out, ';')
-			}
-			out = append(out, part...)
-			empty = empty && part == ""
-		default:
+		case !dropped:
 			empty = false
+		case empty:
+			part = strings.TrimLeft(part, " \t")
+			out.WriteString(part)
+			empty = part == ""
+		default:
+			out.WriteByte(';')
+			out.WriteString(part)
 		}
 		start = end + 1
 	}
-	if out == nil {
+	if !dropped {
 		return line
 	}
-	return string(out)
+	return out.String()
 }
 
 // stripSetCookies removes from the lines of a Set-Cookie header those that

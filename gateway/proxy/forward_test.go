@@ -431,6 +431,7 @@ func TestClock(t *testing.T) {
 			time.Sleep(after + time.Millisecond)
 			c.wind()
 			time.Sleep(2 * after)
+			synctest.Wait()
 			if c.stop() || late != 1 {
 				t.Errorf("late %d times; want once", late)
 			}
@@ -446,6 +447,7 @@ func TestClock(t *testing.T) {
 			}
 			c.wind() // an upload that goes on beside the response
 			time.Sleep(2 * after)
+			synctest.Wait()
 			if !c.stop() || late != 0 {
 				t.Errorf("late %d times after it was stopped", late)
 			}
