@@ -68,7 +68,10 @@ var pages = template.Must(template.New("pages").Parse(`
 {{end}}`))
 
 // page is what the templates without fields of their own show.
-type page struct{ Title, Link string }
+type page struct {
+	Title string
+	Link  template.URL // from plain
+}
 
 // Bounce writes the small page that navigates on to target within the site, so
 // that the browser sends its SameSite=Strict cookies along, which it keeps back
@@ -80,7 +83,7 @@ func Bounce(w http.ResponseWriter, target string) {
 	if !local(target) {
 		target = "/"
 	}
-	write(w, http.StatusOK, "onward", page{Title: "One moment …", Link: target})
+	write(w, http.StatusOK, "onward", page{Title: "One moment …", Link: plain(target)})
 }
 
 // Leave writes the small page that navigates on to another site: what answers
@@ -91,7 +94,7 @@ func Leave(w http.ResponseWriter, target *url.URL) {
 	if target != nil && (target.Scheme == "https" || target.Scheme == "http") && target.Host != "" && target.Opaque == "" {
 		link = target.String()
 	}
-	write(w, http.StatusOK, "onward", page{Title: "One moment …", Link: link})
+	write(w, http.StatusOK, "onward", page{Title: "One moment …", Link: plain(link)})
 }
 
 // ErrorPage is what a page about a failed navigation says. Every field is text,
@@ -122,7 +125,7 @@ func LoggedOut(w http.ResponseWriter, link string) {
 	if !local(link) {
 		link = ""
 	}
-	write(w, http.StatusOK, "loggedout", page{Title: "You are logged out", Link: link})
+	write(w, http.StatusOK, "loggedout", page{Title: "You are logged out", Link: plain(link)})
 }
 
 // local reports a path, with or without a query, that no browser takes for
@@ -136,6 +139,23 @@ func local(target string) bool {
 	}
 	path, _, _ := strings.Cut(target, "?")
 	return strings.HasPrefix(path, "/") && !strings.HasPrefix(path, "//") && !strings.Contains(path, `\`)
+}
+
+// plain writes a URL that was judged already without the characters that mean
+// something in HTML, as browsers do. Everything else stays as it is in the
+// refresh; in a link the template mends a lone "%" as well.
+func plain(target string) template.URL {
+	const hex = "0123456789ABCDEF"
+	var b strings.Builder
+	for i := range len(target) {
+		switch c := target[i]; {
+		case c <= ' ', c >= 0x7f, strings.IndexByte("\"'<>`", c) >= 0:
+			b.Write([]byte{'%', hex[c>>4], hex[c&15]})
+		default:
+			b.WriteByte(c)
+		}
+	}
+	return template.URL(b.String())
 }
 
 // write sends one page. Headers that are set already, cookies say, stay.
