@@ -190,11 +190,11 @@ func TestDiscoveryKeepsTheLastGood(t *testing.T) {
 	}
 }
 
-func TestLoginURL(t *testing.T) {
+func TestLoginURL_B16(t *testing.T) {
 	f := newFake(t)
 	p := f.provider(func(c *idp.Config) { c.AuthorizationParams = map[string]string{"audience": "api", "prompt": "consent"} })
 	tx := idp.NewTransaction()
-	// B-16: the request's parameters can't replace, double or smuggle ours.
+	// The request's parameters can't replace, double or smuggle ours.
 	raw, err := p.LoginURL(context.Background(), tx, url.Values{
 		"scope": {"admin"}, "client_id": {"evil"}, "redirect_uri": {"https://evil.example"}, "state": {"s"}, "nonce": {"n"},
 		"response_type": {"token"}, "response_mode": {"fragment"}, "code_challenge": {"c"}, "code_challenge_method": {"plain"},
@@ -224,8 +224,8 @@ func TestLoginURL(t *testing.T) {
 	}
 }
 
-func TestPKCE(t *testing.T) {
-	// B-08: S256 always, a verifier of 43 characters, another one each time.
+func TestPKCEAlways_B08(t *testing.T) {
+	// S256 always, a verifier of 43 characters, another one each time.
 	f := newFake(t)
 	f.metadata["code_challenge_methods_supported"] = []string{"plain"}
 	p := f.provider()

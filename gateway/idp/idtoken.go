@@ -62,7 +62,7 @@ func (p *Provider) verifyIDToken(ctx context.Context, raw IDToken, want idTokenW
 	reject := func(reason string) (idToken, error) {
 		return idToken{}, fmt.Errorf("%w: ID token: %s", ErrRejected, reason)
 	}
-	o, alg, err := p.verifySignature(ctx, string(raw), "JWT")
+	o, alg, err := p.verifySignature(ctx, string(raw))
 	if err != nil {
 		return idToken{}, err
 	}
@@ -144,9 +144,8 @@ func (p *Provider) verifyIDToken(ctx context.Context, raw IDToken, want idTokenW
 	return idToken{subject, sid, authTime, o}, nil
 }
 
-// verifySignature reads a token whose typ is the given one, or that has none,
-// and checks its signature.
-func (p *Provider) verifySignature(ctx context.Context, raw, typ string) (claims object, alg string, err error) {
+// verifySignature reads a signed token and checks its header and signature.
+func (p *Provider) verifySignature(ctx context.Context, raw string) (claims object, alg string, err error) {
 	reject := func(reason string) (object, string, error) {
 		return nil, "", fmt.Errorf("%w: ID token: %s", ErrRejected, reason)
 	}
@@ -163,7 +162,7 @@ func (p *Provider) verifySignature(ctx context.Context, raw, typ string) (claims
 	var payload rawClaims
 	var own error // the key function's; the library's texts may quote the token
 	token, err := parser.ParseWithClaims(raw, &payload, func(t *jwt.Token) (any, error) {
-		if own = checkHeader(t.Header, typ); own != nil {
+		if own = checkHeader(t.Header); own != nil {
 			return nil, own
 		}
 		kid, named := t.Header["kid"].(string)
@@ -197,7 +196,7 @@ func (p *Provider) verifySignature(ctx context.Context, raw, typ string) (claims
 
 // checkHeader judges a JOSE header. Where it points to keys (jku, jwk, x5u,
 // x5c) it is not asked.
-func checkHeader(h map[string]any, typ string) error {
+func checkHeader(h map[string]any) error {
 	refuse := func(reason string) error { return fmt.Errorf("%w: ID token: %s", ErrRejected, reason) }
 	// We understand no extension (RFC 7515 section 4.1.11), b64 included.
 	if _, ok := h["crit"]; ok {
@@ -214,7 +213,7 @@ func checkHeader(h map[string]any, typ string) error {
 	// RFC 8725 section 3.11: no token for another use, whoever signed it.
 	if v, ok := h["typ"]; ok {
 		s, _ := v.(string)
-		if s = strings.ToLower(s); s != strings.ToLower(typ) && s != "application/"+strings.ToLower(typ) {
+		if s = strings.ToLower(s); s != "jwt" && s != "application/jwt" {
 			return refuse("typ is another kind of token's")
 		}
 	}

@@ -216,7 +216,7 @@ func TestIDToken(t *testing.T) {
 	}
 }
 
-func TestIDTokenReusedNonce(t *testing.T) {
+func TestIDTokenReusedNonce_B07(t *testing.T) {
 	f := newFake(t)
 	p := f.provider()
 	var first string
@@ -224,7 +224,7 @@ func TestIDTokenReusedNonce(t *testing.T) {
 		t.Fatal(err)
 	}
 	_, err := f.login(p, func(string) string { return first })
-	wantKind(t, err, idp.ErrRejected) // B-07
+	wantKind(t, err, idp.ErrRejected)
 }
 
 func TestIDTokenMaxAge(t *testing.T) {

@@ -122,8 +122,7 @@ func TestKeys(t *testing.T) {
 }
 
 func TestUnknownKeyIsFetchedOncePerInterval(t *testing.T) {
-	// L-14, with the key fetch working and failing.
-	for name, h := range map[string]http.HandlerFunc{"fetches work": nil, "fetches fail": answer(500, "")} {
+	for name, h := range map[string]http.HandlerFunc{"L-14 fetches work": nil, "L-14 fetches fail": answer(500, "")} {
 		t.Run(name, func(t *testing.T) {
 			f := newFake(t)
 			p := f.provider()

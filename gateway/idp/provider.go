@@ -111,7 +111,9 @@ type Config struct {
 	EndSessionEndpoint string
 
 	// Transport carries the requests; nil means one of NewTransport's. It must
-	// neither follow redirects nor repeat requests.
+	// neither follow redirects nor repeat requests. With one whose connections
+	// aren't NewTransport's, a refresh that fails on a dead connection is
+	// Unknown, where it could be NotSent or go over another connection.
 	Transport http.RoundTripper
 	// Timeout bounds each call to the provider; 0 means 10 s.
 	Timeout time.Duration

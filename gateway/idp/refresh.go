@@ -176,7 +176,7 @@ func (p *Provider) checkRefreshed(ctx context.Context, g Grant, subject string) 
 	if errors.Is(err, ErrUnavailable) {
 		p.cfg.Log.Warn("identity provider: no keys to check a refreshed ID token with; going on without it", "issuer", p.cfg.Issuer, "error", err)
 	} else {
-		p.cfg.Log.Error("identity provider: ALARM: refreshed ID token is not acceptable; going on without it", "issuer", p.cfg.Issuer, "error", err)
+		p.cfg.Log.Error("provider alarm", "audit", true, "alarm", "refreshed_id_token", "issuer", p.cfg.Issuer, "error", err)
 	}
 	g.ID = ""
 	return g, nil

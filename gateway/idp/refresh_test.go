@@ -195,7 +195,7 @@ func TestRefreshedIDToken(t *testing.T) {
 			if (g.ID != "") != row.kept || (g.Claims != nil) != row.kept {
 				t.Errorf("ID token kept: %v, claims %s", g.ID != "", g.Claims)
 			}
-			if alarm := strings.Contains(f.log.String(), "ALARM"); alarm == row.kept {
+			if alarm := strings.Contains(f.log.String(), "refreshed_id_token"); alarm == row.kept {
 				t.Errorf("log: %s", f.log)
 			}
 			checkNoSecret(t, f.log.String())
@@ -206,7 +206,7 @@ func TestRefreshedIDToken(t *testing.T) {
 		f.on("/jwks", answer(503, ""))
 		f.grants(claims{"id_token": rs(nil)(f)})
 		g, err := f.provider().Refresh(context.Background(), refreshToken, subject, nil)
-		if err != nil || g.ID != "" || g.Access == "" || strings.Contains(f.log.String(), "ALARM") {
+		if err != nil || g.ID != "" || g.Access == "" || strings.Contains(f.log.String(), "refreshed_id_token") {
 			t.Errorf("%v, %+v, %s", err, g, f.log)
 		}
 	})

@@ -203,7 +203,7 @@ func TestNotSent(t *testing.T) {
 	})
 	t.Run("context over while sending ran", func(t *testing.T) {
 		f := newFake(t)
-		w := new(wire)
+		w := &wire{closed: make(chan struct{}, 10)}
 		p := f.provider(w.use(f))
 		p.Discover(context.Background())
 		ctx, cancel := context.WithCancel(context.Background())
@@ -212,7 +212,7 @@ func TestNotSent(t *testing.T) {
 			running.Store(true)
 			defer running.Store(false)
 			cancel()
-			time.Sleep(20 * time.Millisecond) // let the transport give up meanwhile
+			<-w.closed // the transport has given up meanwhile
 			return nil
 		})
 		if running.Load() {
