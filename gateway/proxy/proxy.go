@@ -25,9 +25,9 @@
 // The upstream's answer as it is, a redirect or a 401 too, less: cookies of the
 // gateway's names, Clear-Site-Data, Alt-Svc (they speak for the whole origin)
 // and the headers that only the gateway may set; in informational responses
-// and trailers likewise. What else an upstream says about the origin (
-// Strict-Transport-Security, Report-To, Service-Worker-Allowed, Refresh) passes:
-// the operator chose it.
+// and trailers likewise. What else an upstream says about the origin passes,
+// since the operator chose it: Strict-Transport-Security, Report-To, Refresh,
+// Service-Worker-Allowed.
 //
 // # What it promises
 //
