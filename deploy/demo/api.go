@@ -61,7 +61,7 @@ func startAPI(ctx context.Context, o apiOptions) (_ *api, err error) {
 	ctx, cancel := context.WithCancel(context.WithoutCancel(ctx))
 	a := &api{
 		origin: o.origin, cancel: cancel, notes: map[string][]note{},
-		log: slog.New(slog.NewTextHandler(o.log, &slog.HandlerOptions{ReplaceAttr: withoutTime})),
+		log: slog.New(slog.NewTextHandler(o.log, &slog.HandlerOptions{ReplaceAttr: brief})),
 		parser: jwt.NewParser(jwt.WithValidMethods([]string{"ES256"}), jwt.WithIssuer(o.issuer),
 			jwt.WithAudience(audience), jwt.WithExpirationRequired()),
 	}

@@ -50,7 +50,7 @@ func run(ctx context.Context, s settings, out io.Writer) error {
 
 	provider := gatewaytest.NewProvider(gatewaytest.Options{
 		Audience: audience, AccessLife: s.accessTTL,
-		Log: slog.New(slog.NewTextHandler(say.part("provider"), &slog.HandlerOptions{ReplaceAttr: withoutTime})),
+		Log: slog.New(slog.NewTextHandler(say.part("provider"), &slog.HandlerOptions{ReplaceAttr: brief})),
 	})
 	// 127.0.0.1, because it is another site than localhost: the browser then
 	// treats the login as it would on the Internet.
@@ -101,12 +101,15 @@ func run(ctx context.Context, s settings, out io.Writer) error {
 	if err := gateway.ready(ctx, adminPort); err != nil {
 		return err
 	}
-	say.welcome(s, provider.Issuer(), adminPort, config)
+	say.welcome(s, provider.Issuer(), api.direct, adminPort, config)
 	select {
 	case <-ctx.Done():
 		say.line("", "ending ...")
 		return nil
 	case <-gateway.done:
+		if ctx.Err() != nil {
+			return nil // Ctrl-C reaches it too, and it was the faster one
+		}
 		return fmt.Errorf("the gateway ended by itself: %v", gateway.err)
 	}
 }
@@ -118,8 +121,9 @@ func secret() string {
 	return base64.RawURLEncoding.EncodeToString(b)
 }
 
-func withoutTime(_ []string, a slog.Attr) slog.Attr {
-	if a.Key == slog.TimeKey || a.Key == slog.LevelKey || a.Value.Equal(slog.StringValue("")) {
+// brief leaves of a log line what a person wants to see pass by.
+func brief(_ []string, a slog.Attr) slog.Attr {
+	if a.Key == slog.TimeKey || a.Key == slog.LevelKey || a.Key == slog.MessageKey || a.Value.Equal(slog.StringValue("")) {
 		return slog.Attr{}
 	}
 	return a
@@ -162,7 +166,7 @@ func (p *partWriter) Write(b []byte) (int, error) {
 	}
 }
 
-func (s *speaker) welcome(st settings, issuer string, adminPort int, config string) {
+func (s *speaker) welcome(st settings, issuer, api string, adminPort int, config string) {
 	s.line("", fmt.Sprintf(`
   Open      %s
   Log in    as alice or bob, or by any other name; any password will do
@@ -176,6 +180,7 @@ func (s *speaker) welcome(st settings, issuer string, adminPort int, config stri
   End       Ctrl-C
 `, st.origin(), st.accessTTL, config, adminPort, issuer))
 	if st.tls {
-		s.line("", "  The certificate is made for this run: the browser will warn once, and you may go on.\n")
+		s.line("", "  The certificate is made for this run: the browser will warn once, and you may go on.\n"+
+			"  Firefox warns for each port: open "+api+" once too, before the page calls the API there.\n")
 	}
 }
