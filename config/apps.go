@@ -5,6 +5,7 @@ import (
 	"net/url"
 	"regexp"
 	"slices"
+	"strconv"
 	"strings"
 	"time"
 
@@ -168,10 +169,15 @@ func (l *loader) provider(o *object) Provider {
 
 	if v := o.get("end_session_endpoint"); v.string("") != "" {
 		s, _ := v.text()
-		if u, ok := providerURL(v); ok && u.Fragment == "" && !strings.Contains(s, "#") {
-			p.EndSessionEndpoint = s
-		} else if ok {
+		u, ok := providerURL(v)
+		switch {
+		case !ok:
+		case strings.Contains(s, "#"):
 			v.problem("must have no fragment")
+		case u.Scheme == "http" && strings.HasPrefix(p.Issuer, "https:"):
+			v.problem("must be https, as the issuer is")
+		default:
+			p.EndSessionEndpoint = s
 		}
 	}
 	return p
@@ -232,7 +238,13 @@ func authorizationParams(v value) map[string]string {
 		case !paramName.MatchString(name):
 			p.problem("is no name of a parameter")
 		default:
-			if s, ok := p.text(); ok {
+			s, ok := p.text()
+			if ok && name == "max_age" {
+				if _, err := strconv.ParseUint(s, 10, 31); err != nil {
+					p.problem("must be a number of seconds")
+				}
+			}
+			if ok {
 				out[name] = s
 			}
 		}

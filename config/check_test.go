@@ -65,6 +65,9 @@ func TestSettings(t *testing.T) {
 		{"V-01 same_site lax", aToken, session("same_site: lax"), ""},
 		{"V-01 cookie domain", aToken, session("cookie_domain: example.com"), "is unknown"},
 		{"V-01 end_session_endpoint http", "client_id: shop-gateway", provider("end_session_endpoint: http://id.example.com/end"), "must be https: http is for a provider on this machine"},
+		{"V-01 end_session_endpoint http on this machine", "client_id: shop-gateway", provider("end_session_endpoint: http://127.0.0.1/end"), "must be https, as the issuer is"},
+		{"V-01 end_session_endpoint with a fragment", "client_id: shop-gateway", provider("end_session_endpoint: https://id.example.com/end#x"), "must have no fragment"},
+		{"V-05 max_age", "client_id: shop-gateway", provider("authorization_params: {max_age: 5m}"), "must be a number of seconds"},
 		{"V-01 end_session_endpoint", "client_id: shop-gateway", provider("end_session_endpoint: https://id.example.com/end?x=1"), ""},
 
 		// V-02: wildcards and empty-means-all.

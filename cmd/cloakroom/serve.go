@@ -105,7 +105,7 @@ func serve(ctx context.Context, cfg *config.Config, log *slog.Logger) (err error
 	case <-ctx.Done():
 	}
 
-	log.Info("draining", slog.Duration("delay", cfg.Drain.Delay), slog.Duration("timeout", cfg.Drain.Timeout))
+	log.Info("draining", slog.String("delay", cfg.Drain.Delay.String()), slog.String("timeout", cfg.Drain.Timeout.String()))
 	health.Drain()
 	draining.Store(true)
 	time.Sleep(cfg.Drain.Delay)

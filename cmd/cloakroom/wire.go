@@ -1,10 +1,12 @@
 package main
 
 import (
+	"cmp"
 	"fmt"
 	"log/slog"
 	"net/http"
 	"os"
+	"strings"
 
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/collectors"
@@ -122,7 +124,10 @@ func (s *service) swap(cfg *config.Config, measured *idp.Metrics, log *slog.Logg
 }
 
 func newRoute(cfg *config.Config, a config.App, r config.Route, upstreams http.RoundTripper, log *slog.Logger) (gateway.Route, error) {
-	out := gateway.Route{Path: r.Path, Methods: r.Methods, Token: r.Token == "session"}
+	// /api and /api/ are one prefix, and so that routes of different methods
+	// meet, one spelling.
+	path := cmp.Or(strings.TrimSuffix(r.Path, "/"), "/")
+	out := gateway.Route{Path: path, Methods: r.Methods, Token: r.Token == "session"}
 	// What isn't named weaker here is the zero value, which asks for most.
 	if r.Kind == "page" {
 		out.Kind = gateway.KindPage
