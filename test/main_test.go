@@ -82,7 +82,7 @@ func tokenRunsOut(t testing.TB, b *rig.Browser) {
 	t.Helper()
 	rig.Eventually(t, "the access token runs out", func() bool {
 		s := about(t, b)
-		return !s.ServerTime.Before(s.AccessTokenExpiresAt)
+		return s.ServerTime.After(s.AccessTokenExpiresAt) // both are cut to the second
 	})
 }
 
@@ -94,6 +94,22 @@ func wantProblem(t testing.TB, r *rig.Response, status int, code, reason string)
 	}
 	if len(r.SetCookies) > 0 {
 		t.Fatalf("%s sets a cookie: %s", r, r.SetCookies[0].Name)
+	}
+}
+
+// wantEnded waits until a session's end is known at every replica: within a
+// second, says design.md, and a slow machine gets another.
+func wantEnded(t testing.TB, w *rig.World, b *rig.Browser, reason string) {
+	t.Helper()
+	for _, g := range w.Gateways {
+		rig.Within(t, 2*time.Second, "a replica knows of the end: "+reason, func() bool {
+			r := b.Send(rig.Request{Method: http.MethodPost, Path: "/bff/token", On: g})
+			if r.Status == http.StatusOK {
+				return false
+			}
+			wantProblem(t, r, 401, "login_required", reason)
+			return true
+		})
 	}
 }
 

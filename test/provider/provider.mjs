@@ -45,7 +45,7 @@ const provider = new Provider(issuer, {
   cookies: { keys: [createHash('sha256').update(privateKey.export({ type: 'pkcs8', format: 'der' })).digest('hex')] },
   claims: { openid: ['sub'], profile: ['name', 'preferred_username'], email: ['email'] },
   conformIdTokenClaims: false, // the claims are in the ID token: no userinfo call is needed
-  scopes: ['openid', 'offline_access', apiScope],
+  scopes: ['openid', 'offline_access'],
   pkce: { required: () => true },
   rotateRefreshToken: true,
   issueRefreshToken: async (ctx, client) => client.grantTypeAllowed('refresh_token'),

@@ -364,13 +364,15 @@ func (b *Browser) walk(u *url.URL, from, user string, stop func(*url.URL) bool) 
 var (
 	metaRefresh = regexp.MustCompile(`(?is)<meta[^>]+http-equiv="?refresh"?[^>]+content="\d+;\s*url=([^"]+)"`)
 	formTag     = regexp.MustCompile(`(?is)<form([^>]*)>(.*?)</form>`)
+	selfSubmits = regexp.MustCompile(`document\.forms\[0\]\.submit\(\)`)
 	formAction  = regexp.MustCompile(`(?is)action="([^"]*)"`)
 	inputTag    = regexp.MustCompile(`(?is)<input([^>]*)>`)
 	attribute   = regexp.MustCompile(`(?is)([a-z]+)="([^"]*)"`)
 )
 
-// findLogin finds the form of a page that asks for a name, and fills it in:
-// hidden fields as they are, any password, user for the rest.
+// findLogin finds the form of a page that asks for a name, or that a script
+// submits, and fills it in: hidden fields as they are, any password, user for
+// the rest.
 func findLogin(page []byte, user string) (action string, fields url.Values) {
 	for _, form := range formTag.FindAllSubmatch(page, -1) {
 		v, asks := url.Values{}, false
@@ -389,7 +391,7 @@ func findLogin(page []byte, user string) (action string, fields url.Values) {
 				asks = true
 			}
 		}
-		if !asks {
+		if !asks && !selfSubmits.Match(page) {
 			continue
 		}
 		if a := formAction.FindSubmatch(form[1]); a != nil {

@@ -59,7 +59,7 @@ type Exchange struct {
 func NewCertified(t testing.TB, origin string, accessTTL time.Duration) *Certified {
 	t.Helper()
 	dir := filepath.Join(Root(), "test", "provider")
-	c := &Certified{t: t, secret: "client-secret-" + Random()}
+	c := &Certified{t: t, secret: Random() + Random()}
 	cmd := exec.Command("node", "provider.mjs")
 	cmd.Dir = dir
 	cmd.Env = append(environ(),
