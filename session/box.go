@@ -32,6 +32,7 @@ const (
 	boxExpiresAt       = 15
 	boxGeneration      = 16
 	boxRefreshKept     = 17 // the provider's last answer brought no new refresh token
+	boxRemembered      = 18
 )
 
 // Sections of a label: what a list of sessions shows.
@@ -59,11 +60,8 @@ func (s *Session) fill(b *sections) {
 	b.setTime(boxCreatedAt, s.CreatedAt)
 	b.setTime(boxExpiresAt, s.ExpiresAt)
 	b.setNumber(boxGeneration, s.Generation)
-	var kept uint64
-	if s.refreshKept {
-		kept = 1
-	}
-	b.setNumber(boxRefreshKept, kept)
+	b.setFlag(boxRefreshKept, s.refreshKept)
+	b.setFlag(boxRemembered, s.Remembered)
 }
 
 func readBox(sid SID, b sections) *Session {
@@ -87,6 +85,7 @@ func readBox(sid SID, b sections) *Session {
 		Claims:          b.get(boxClaims),
 		CreatedAt:       b.time(boxCreatedAt),
 		ExpiresAt:       b.time(boxExpiresAt),
+		Remembered:      b.number(boxRemembered) == 1,
 		refreshKept:     b.number(boxRefreshKept) == 1,
 		box:             b,
 	}

@@ -212,7 +212,7 @@ func (e *exchange) commit(ctx context.Context, r Refreshed) (*view, error) {
 			continue
 		case store.Ended:
 			e.revoke(ctx, s.Tokens.Refresh)
-			return nil, &EndedError{Reason: reasonOf(answer.Record.Reason), Locked: answer.Record.Locked}
+			return nil, &EndedError{Reason: reasonOf(answer.Record.Reason), Locked: k.locked(answer.Record)}
 		case store.None:
 			e.revoke(ctx, s.Tokens.Refresh)
 			return nil, nil

@@ -109,7 +109,9 @@ func (k *Keeper) time() time.Time {
 }
 
 // Begin starts a session and returns its first ticket. Its error is an
-// [*UnavailableError] or ctx's; then nothing has begun that anybody could open.
+// [*EndedError] if the person is locked out, or has been logged out at the
+// provider meanwhile; an [*UnavailableError]; or ctx's. Then nothing has begun
+// that anybody could open.
 func (k *Keeper) Begin(ctx context.Context, app *App, l Login) (Ticket, error) {
 	t := Ticket{SID: NewSID(), Generation: 1, Secret: newSecret()}
 	now := k.time()
@@ -124,6 +126,10 @@ func (k *Keeper) Begin(ctx context.Context, app *App, l Login) (Ticket, error) {
 		Claims:          l.Claims,
 		CreatedAt:       now,
 		ExpiresAt:       now.Add(app.AbsoluteTimeout),
+		Remembered:      l.Remember && app.Remember > 0,
+	}
+	if s.Remembered {
+		s.ExpiresAt = now.Add(app.Remember)
 	}
 	_, key := k.keys.first()
 	record := store.Record{
@@ -136,10 +142,16 @@ func (k *Keeper) Begin(ctx context.Context, app *App, l Login) (Ticket, error) {
 		CreatedAt:  now,
 		SeenAt:     now,
 		ExpiresAt:  s.ExpiresAt,
+		Remembered: s.Remembered,
 		Body:       k.keys.pack(app.Name, t, s, sections{{bodyLabel, k.keys.label(app.Name, t.SID, l)}}),
 	}
 	if err := k.store.Begin(ctx, t.SID, record); err != nil {
 		return Ticket{}, k.unavailable(ctx, err)
+	}
+	if err := k.register(ctx, app, s, l); err != nil {
+		// Nobody holds the ticket; the record must not stay behind it.
+		k.End(context.WithoutCancel(ctx), app, t.SID, ReasonRevoked)
+		return Ticket{}, err
 	}
 	k.seen.written.Set(t.SID, now)
 	k.metrics.begun.WithLabelValues(app.Name).Inc()
@@ -151,17 +163,24 @@ func (k *Keeper) Begin(ctx context.Context, app *App, l Login) (Ticket, error) {
 // ended, or never was, is no error: ending is idempotent. Its error is an
 // [*UnavailableError] or ctx's; then the session may live on.
 func (k *Keeper) End(ctx context.Context, app *App, sid SID, reason Reason) error {
-	answer, err := k.store.End(ctx, sid, appID(app.Name), reason.code(), false)
+	_, err := k.end(ctx, app, sid, reason, store.Lock{})
+	return err
+}
+
+// end reports whether it was this call that ended the session.
+func (k *Keeper) end(ctx context.Context, app *App, sid SID, reason Reason, lock store.Lock) (bool, error) {
+	answer, err := k.store.End(ctx, sid, appID(app.Name), reason.code(), lock)
 	if err != nil {
-		return k.unavailable(ctx, err)
+		return false, k.unavailable(ctx, err)
 	}
 	switch answer.Result {
 	case store.OK:
 		k.ended(app, sid, reason)
+		return true, nil
 	case store.Foreign:
-		return k.alarm(app, sid, "record_format")
+		return false, k.alarm(app, sid, "record_format")
 	}
-	return nil
+	return false, nil
 }
 
 // MayHandOut reports whether h may still leave: its time is not over, and this

@@ -35,6 +35,14 @@ const waitLimit = 15 * time.Second
 func (a *App) hold() time.Duration   { return a.Grace / 3 }
 func (a *App) settle() time.Duration { return 3 * a.Grace }
 
+// idle is the idle timeout of a session; 0: none.
+func (a *App) idle(s *Session) time.Duration {
+	if s.Remembered {
+		return a.Remember
+	}
+	return a.IdleTimeout
+}
+
 // interval is how often last-seen is written at most.
 func (a *App) interval() time.Duration {
 	if a.IdleTimeout > 0 && a.IdleTimeout < 10*time.Minute {
@@ -118,10 +126,8 @@ func waited(ctx context.Context, err error) error {
 
 func (k *Keeper) opened(app *App, v *view) Opened {
 	o := Opened{Session: v.Session, Now: v.now, Successor: v.handout, IdleExpiresAt: v.ExpiresAt}
-	if app.IdleTimeout > 0 {
-		if idle := v.seenAt.Add(app.IdleTimeout); idle.Before(v.ExpiresAt) {
-			o.IdleExpiresAt = idle
-		}
+	if idle := app.idle(v.Session); idle > 0 && v.seenAt.Add(idle).Before(v.ExpiresAt) {
+		o.IdleExpiresAt = v.seenAt.Add(idle)
 	}
 	return o
 }
@@ -138,7 +144,8 @@ func (k *Keeper) judge(ctx context.Context, app *App, t Ticket, need Need) (*vie
 		if hears && sent.Sub(e.stored) < app.CacheTTL {
 			v := *e.view
 			v.now = k.time()
-			if !k.due(app, &v, need) {
+			notBefore, err := k.store.NotBefore(ctx, appID(app.Name))
+			if err == nil && !v.CreatedAt.Before(notBefore) && !k.due(app, &v, need) {
 				k.metrics.openings.WithLabelValues("cache").Inc()
 				return &v, nil
 			}
@@ -178,10 +185,8 @@ func (k *Keeper) keep(app *App, v *view, sent time.Time) {
 // may be near.
 func (k *Keeper) due(app *App, v *view, need Need) bool {
 	limit := v.ExpiresAt
-	if app.IdleTimeout > 0 {
-		if idle := v.seenAt.Add(app.IdleTimeout); idle.Before(limit) {
-			limit = idle
-		}
+	if idle := app.idle(v.Session); idle > 0 && v.seenAt.Add(idle).Before(limit) {
+		limit = v.seenAt.Add(idle)
 	}
 	if r := v.Tokens.RefreshExpiresAt; !r.IsZero() && r.Before(limit) {
 		limit = r
@@ -224,6 +229,7 @@ func (k *Keeper) ask(ctx context.Context, app *App, t Ticket, need Need, sent ti
 		Generation:  t.Generation,
 		Hash:        t.Secret.Hash(),
 		IdleTimeout: app.IdleTimeout,
+		Remembered:  app.Remember,
 		Grace:       app.Grace,
 		Settle:      app.settle(),
 		Interval:    app.interval(),
@@ -286,6 +292,13 @@ func (k *Keeper) view(ctx context.Context, app *App, t Ticket, answer store.Answ
 	if end := s.Tokens.RefreshExpiresAt; !end.IsZero() && !answer.Now.Before(end) {
 		return nil, k.expire(ctx, app, t.SID, ReasonRefreshRejected)
 	}
+	notBefore, err := k.store.NotBefore(ctx, appID(app.Name))
+	if err != nil {
+		return nil, k.unavailable(ctx, err)
+	}
+	if s.CreatedAt.Before(notBefore) {
+		return nil, k.expire(ctx, app, t.SID, ReasonRevoked)
+	}
 	return &view{
 		Session:      s,
 		ticket:       ticket,
@@ -312,7 +325,7 @@ func (k *Keeper) refuse(ctx context.Context, app *App, t Ticket, need Need, answ
 	case store.None:
 		return ErrNoSession
 	case store.Ended, store.Expired:
-		ended := &EndedError{Reason: reasonOf(answer.Record.Reason), Locked: answer.Record.Locked}
+		ended := &EndedError{Reason: reasonOf(answer.Record.Reason), Locked: k.locked(answer.Record)}
 		if answer.Result == store.Expired {
 			k.ended(app, t.SID, ended.Reason)
 		}

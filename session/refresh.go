@@ -159,7 +159,7 @@ func (k *Keeper) fly(ctx context.Context, app *App, v *view, stays func() bool, 
 	case store.Sending:
 		return nil, k.look(ctx, app, v)
 	case store.Ended:
-		return nil, &EndedError{Reason: reasonOf(answer.Record.Reason), Locked: answer.Record.Locked}
+		return nil, &EndedError{Reason: reasonOf(answer.Record.Reason), Locked: k.locked(answer.Record)}
 	case store.Foreign:
 		return nil, k.alarm(app, v.SID, "record_format")
 	default:

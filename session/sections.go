@@ -89,6 +89,14 @@ func (s *sections) setNumber(kind byte, n uint64) {
 	s.set(kind, binary.AppendUvarint(nil, n))
 }
 
+func (s *sections) setFlag(kind byte, on bool) {
+	var n uint64
+	if on {
+		n = 1
+	}
+	s.setNumber(kind, n)
+}
+
 func (s sections) time(kind byte) time.Time {
 	if ms := s.number(kind); ms != 0 {
 		return time.UnixMilli(int64(ms))

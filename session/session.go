@@ -49,6 +49,8 @@ type Login struct {
 	Subject         string
 	ProviderSession string    // the ID token's sid claim, if any
 	AuthTime        time.Time // zero where the provider doesn't tell
+	IssuedAt        time.Time // the ID token's iat
+	Remember        bool      // the person asked to be remembered
 	Claims          []byte    // JSON object: the ID token's claims and userinfo's
 	Address         string    // the browser's address, for the list of sessions
 	Browser         string    // the browser's User-Agent, likewise
@@ -66,6 +68,7 @@ type Session struct {
 	Claims          []byte // JSON object
 	CreatedAt       time.Time
 	ExpiresAt       time.Time // the absolute end
+	Remembered      bool      // its cookie outlives the browser's own session
 
 	refreshKept bool     // the provider's last answer brought no new refresh token
 	box         sections // as read, for what this code doesn't know
@@ -112,6 +115,8 @@ type App struct {
 	Name            string
 	IdleTimeout     time.Duration
 	AbsoluteTimeout time.Duration
+	Remember        time.Duration // both timeouts of a remembered session; 0: none is
+	MaxPerUser      int           // 0: any number
 	Grace           time.Duration // rotation_grace
 	CacheTTL        time.Duration // 0: every request asks Redis
 

@@ -32,6 +32,9 @@ var lookLua string
 //go:embed lua/commit.lua
 var commitLua string
 
+//go:embed lua/unlock.lua
+var unlockLua string
+
 //go:embed lua/end.lua
 var endLua string
 
@@ -51,6 +54,7 @@ var (
 	lookScript     = newScript("look", lookLua)
 	commitScript   = newScript("commit", commitLua)
 	endScript      = newScript("end", endLua)
+	unlockScript   = newScript("unlock", unlockLua)
 )
 
 // Presented is a ticket as Redis may know it, with the policy to judge it by.
@@ -60,6 +64,7 @@ type Presented struct {
 	Generation  uint64
 	Hash        [32]byte
 	IdleTimeout time.Duration // 0: none
+	Remembered  time.Duration // the idle timeout of a remembered session
 	Grace       time.Duration
 	Settle      time.Duration
 	Interval    time.Duration // how often last-seen is written
@@ -77,7 +82,7 @@ func (s *Store) Open(ctx context.Context, sid [16]byte, p Presented) (Answer, er
 	}
 	return s.run(ctx, openScript, sid, p.App[:], known, p.Generation, p.Hash[:],
 		p.IdleTimeout.Milliseconds(), p.Grace.Milliseconds(), p.Settle.Milliseconds(), p.Interval.Milliseconds(),
-		flag(p.Activity), flag(p.Cookie), int64(millis(p.SeenAt)))
+		flag(p.Activity), flag(p.Cookie), int64(millis(p.SeenAt)), p.Remembered.Milliseconds())
 }
 
 // Claim takes the lease of a refresh for ttl, or renews it: OK, Busy, Sending,
@@ -147,13 +152,25 @@ func (s *Store) Commit(ctx context.Context, sid [16]byte, c Change) (Answer, err
 		c.Key[:], flag(c.Handed || c.Kind == Reissue), c.Settle.Milliseconds(), entry, leads, c.Body)
 }
 
+// Lock says whether an end locks, and until when; zero: until it is lifted.
+type Lock struct {
+	Locked bool
+	Until  time.Time
+}
+
 // End ends a session: OK, Ended, None, Foreign.
-func (s *Store) End(ctx context.Context, sid [16]byte, app [8]byte, reason EndReason, locked bool) (Answer, error) {
-	return s.run(ctx, endScript, sid, app[:], int(reason), flag(locked), "", "")
+func (s *Store) End(ctx context.Context, sid [16]byte, app [8]byte, reason EndReason, lock Lock) (Answer, error) {
+	return s.run(ctx, endScript, sid, app[:], int(reason), flag(lock.Locked), "", "", int64(millis(lock.Until)))
 }
 
 // EndAttempt ends a session if the attempt's mark still stands on that version:
 // OK, Moved, Ended, None, Foreign.
 func (s *Store) EndAttempt(ctx context.Context, sid [16]byte, app [8]byte, reason EndReason, version uint64, a Attempt) (Answer, error) {
-	return s.run(ctx, endScript, sid, app[:], int(reason), 0, u64(version), a[:])
+	return s.run(ctx, endScript, sid, app[:], int(reason), 0, u64(version), a[:], 0)
+}
+
+// LiftLock takes the lock off a tombstone, whose session stays dead: OK, None,
+// Foreign, or Moved if the session is alive.
+func (s *Store) LiftLock(ctx context.Context, sid [16]byte, app [8]byte) (Answer, error) {
+	return s.run(ctx, unlockScript, sid, app[:])
 }

@@ -42,7 +42,10 @@ func (s *Store) Run(ctx context.Context, handle func(Event)) {
 		}
 	}()
 	for count := uint64(1); ctx.Err() == nil; count++ {
-		s.beat(ctx, count) // a beat that fails is a beat that isn't heard
+		// A beat that fails is a beat that isn't heard.
+		if s.beat(ctx, count) == nil {
+			s.readNotBefore(ctx)
+		}
 		wait(ctx, beatInterval)
 	}
 	<-done
@@ -100,14 +103,14 @@ func (s *Store) listen(ctx context.Context, handle func(Event)) {
 			return
 		}
 		if m, ok := msg.(*redis.Message); ok {
-			s.hear(m.Payload, handle)
+			s.hear(ctx, m.Payload, handle)
 		}
 	}
 }
 
 // hear takes one message. Whoever can publish to the channel can at most make
 // this replica forget what it has cached.
-func (s *Store) hear(payload string, handle func(Event)) {
+func (s *Store) hear(ctx context.Context, payload string, handle func(Event)) {
 	kind, rest, _ := strings.Cut(payload, " ")
 	name, tail, _ := strings.Cut(rest, " ")
 	switch kind {
@@ -121,6 +124,8 @@ func (s *Store) hear(payload string, handle func(Event)) {
 			s.heard = at
 		}
 		s.mu.Unlock()
+	case "not_before":
+		s.readNotBefore(ctx)
 	case "end", "change":
 		b, err := base64.RawURLEncoding.DecodeString(name)
 		if err != nil || len(b) != 16 {
@@ -132,11 +137,11 @@ func (s *Store) hear(payload string, handle func(Event)) {
 }
 
 // Hears reports whether this replica hears itself: whether all that was
-// published until a second ago has arrived here.
+// published, and every app's not-before, until a second ago has arrived here.
 func (s *Store) Hears() bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	return !s.heard.IsZero() && time.Since(s.heard) < deafAfter
+	return !s.heard.IsZero() && time.Since(s.heard) < deafAfter && time.Since(s.notBeforeAt) < deafAfter
 }
 
 // Now is Redis's time as the last beat told it, and whether one has.

@@ -37,6 +37,9 @@ type Record struct {
 	Ended  bool
 	Reason EndReason // of a tombstone
 	Locked bool      // of a tombstone
+	// LockedUntil is when a tombstone's lock is over; zero: never.
+	LockedUntil time.Time
+	Remembered  bool // another idle timeout holds
 
 	App        [8]byte
 	Key        [4]byte // the server key behind the ticket's keys
@@ -89,6 +92,8 @@ func (r *Record) marshal() []byte {
 	}
 	if r.Locked {
 		b[3] = 1
+	} else if r.Remembered {
+		b[3] = 2
 	}
 	copy(b[4:], r.App[:])
 	copy(b[12:], r.Key[:])
@@ -107,7 +112,11 @@ func (r *Record) marshal() []byte {
 	be.PutUint64(b[108:], millis(r.LeaseUntil))
 	copy(b[116:], r.Lease[:])
 	copy(b[132:], r.Sending[:])
-	be.PutUint64(b[148:], millis(r.LookedAt))
+	looked := r.LookedAt
+	if r.Ended {
+		looked = r.LockedUntil
+	}
+	be.PutUint64(b[148:], millis(looked))
 	copy(b[156:], r.Attempt[:])
 	return append(b, r.Body...)
 }
@@ -126,10 +135,11 @@ func parse(b []byte) (Record, error) {
 		return Record{}, errShort
 	}
 	be := binary.BigEndian
-	return Record{
+	r := Record{
 		Ended:      b[1] == statusEnded,
 		Reason:     EndReason(b[2]),
-		Locked:     b[3]&1 != 0,
+		Locked:     b[1] == statusEnded && b[3]&1 != 0,
+		Remembered: b[1] == statusLive && b[3]&2 != 0,
 		App:        [8]byte(b[4:]),
 		Key:        [4]byte(b[12:]),
 		Version:    be.Uint64(b[16:]),
@@ -148,7 +158,11 @@ func parse(b []byte) (Record, error) {
 		LookedAt:   fromMillis(b[148:]),
 		Attempt:    Attempt(b[156:]),
 		Body:       b[header:],
-	}, nil
+	}
+	if r.Ended {
+		r.LookedAt, r.LockedUntil = time.Time{}, r.LookedAt
+	}
+	return r, nil
 }
 
 // SealedSalt is a successor's salt, sealed for one generation of the record.

@@ -6,6 +6,11 @@
 //	<prefix>p:{<sid>}      the predecessors that still work
 //	<prefix>beat:<id>      a replica's beat
 //	<prefix>backoff:{<app>} how long to leave a provider alone
+//	<prefix>i:{<index>}    the sessions of a subject, or of a provider's session
+//	<prefix>o:{<index>}    a logout that holds for sessions still to come
+//	<prefix>l:{<index>}    a lock on new sessions
+//	<prefix>not_before     when each app's sessions have to have begun
+//	<prefix>j:<hash>       something that may come once
 //	<prefix>events         a channel: ends, changes, beats
 //
 // The package judges times and generations; it holds no key and can open
@@ -57,6 +62,9 @@ type Store struct {
 	heard time.Time     // when the last beat that came back was sent
 	drift time.Duration // Redis's clock less this process's
 	timed bool          // drift is known
+
+	notBefore   map[[8]byte]time.Time
+	notBeforeAt time.Time // when it was read
 }
 
 // New returns a Store. It does not dial.

@@ -99,7 +99,7 @@ func TestScriptsAndGoAgreeOnTheLayout(t *testing.T) {
 		Hash: [32]byte{5, 5}, Confirmed: true, Unknowns: 7, HandedAt: time.UnixMilli(0x0808), CreatedAt: time.UnixMilli(0x0909),
 		SeenAt: time.UnixMilli(0x0a0a), ExpiresAt: time.UnixMilli(0x0b0b), AheadAt: time.UnixMilli(0x0c0c),
 		LeaseUntil: time.UnixMilli(0x0d0d), Lease: Attempt{0xe, 0xe}, Sending: Attempt{0xf, 0xf},
-		LookedAt: time.UnixMilli(0x1010), Attempt: Attempt{0x11, 0x11}, Body: []byte("body"),
+		LockedUntil: time.UnixMilli(0x1010), Attempt: Attempt{0x11, 0x11}, Body: []byte("body"),
 	}
 	b := r.marshal()
 	for name, lead := range map[string][]byte{
@@ -222,7 +222,7 @@ func TestMarkIsTouchedByItsOwnAlone(t *testing.T) {
 	a, err = f.Commit(t.Context(), sid, c)
 	want(t, a, err, Sending)
 	want(t, f.open(sid, 2), nil, Current) // openings go on beside it
-	a, err = f.End(t.Context(), sid, f.app, 3, false)
+	a, err = f.End(t.Context(), sid, f.app, 3, Lock{})
 	want(t, a, err, OK)
 }
 
@@ -257,7 +257,7 @@ func TestEveryKeyHasATTL(t *testing.T) {
 		t.Fatal(err)
 	}
 	check("confirmed", 4)
-	a, err = f.End(ctx, sid, f.app, 3, true)
+	a, err = f.End(ctx, sid, f.app, 3, Lock{Locked: true})
 	want(t, a, err, OK)
 	if f.rdb.Exists(ctx, f.predecessorKey(sid)).Val() != 0 {
 		t.Error("predecessors outlive the session")
@@ -286,7 +286,7 @@ func TestOutOfMemoryLeavesTheVerdictStanding(t *testing.T) {
 	if a := f.open(sid, 2); a.Result != Current || a.Record.Confirmed {
 		t.Errorf("%s, confirmed %v", a.Result, a.Record.Confirmed)
 	}
-	a, err = f.End(ctx, sid, f.app, 3, false)
+	a, err = f.End(ctx, sid, f.app, 3, Lock{})
 	if err != nil {
 		t.Fatal("end:", err)
 	}
@@ -352,5 +352,5 @@ func FuzzHear(f *testing.F) {
 	f.Add("end AAAAAAAAAAAAAAAAAAAAAA")
 	f.Add("change AAAAAAAAAAAAAAAAAAAAAA 7")
 	f.Add("beat x 1")
-	f.Fuzz(func(t *testing.T, payload string) { s.hear(payload, func(Event) {}) })
+	f.Fuzz(func(t *testing.T, payload string) { s.hear(t.Context(), payload, func(Event) {}) })
 }

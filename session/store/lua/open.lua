@@ -5,6 +5,7 @@
 local app, known, generation, hash = ARGV[4], ARGV[5], tonumber(ARGV[6]), ARGV[7]
 local idle, grace, settle, interval = tonumber(ARGV[8]), tonumber(ARGV[9]), tonumber(ARGV[10]), tonumber(ARGV[11])
 local activity, cookie, unwritten = ARGV[12] == '1', ARGV[13] == '1', tonumber(ARGV[14])
+local remembered = tonumber(ARGV[15])
 local AHEAD = 10000
 
 local now = clock()
@@ -15,6 +16,8 @@ if not record then return {status, now, found or ''} end
 local key, readable = slice(record, AT.key, 4), false
 for i = 1, #known, 4 do readable = readable or string.sub(known, i, i + 3) == key end
 if not readable then return {'key', now, record} end
+
+if num(record, AT.flags, 1) == REMEMBERED then idle = remembered end
 
 -- Time in which the gateway could not write is not idle time.
 local seen = math.max(num(record, AT.seen, 8), unwritten)

@@ -9,7 +9,8 @@ local AT = {
   ahead = 100, lease_until = 108, lease = 116, sending = 132, looked = 148, attempt = 156,
 }
 local HEADER = 172
-local LIVE, ENDED = 1, 2
+local ENDED = 2
+local REMEMBERED = 2 -- a flag of a live record; 1 is a tombstone's lock
 local NONE = string.rep('\0', 16)
 local DAY = 86400000
 
@@ -42,12 +43,14 @@ end
 
 -- An end leaves a tombstone that remembers why until a day after the session
 -- would have ended. DEL comes first: it frees the memory that SET may lack.
-local function finish(record, reason, flags)
+-- In a tombstone `looked` is when its lock is over, 0 for never.
+local function finish(record, reason, flags, locked_until)
   local expires = num(record, AT.expires, 8)
   local t = slice(record, 0, HEADER)
   t = put(t, AT.status, string.char(ENDED, reason, flags))
   t = put(t, AT.hash, string.rep('\0', 32))
   t = put(t, AT.lease_until, string.rep('\0', HEADER - AT.lease_until))
+  t = put(t, AT.looked, bytes(locked_until or 0, 8))
   redis.call('DEL', KEYS[1], KEYS[2])
   redis.call('SET', KEYS[1], t, 'PXAT', string.format('%d', expires + DAY - tonumber(ARGV[1])))
   redis.call('PUBLISH', ARGV[2], 'end ' .. ARGV[3])

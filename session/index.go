@@ -1,0 +1,313 @@
+package session
+
+import (
+	"cmp"
+	"context"
+	"crypto/hmac"
+	"crypto/sha256"
+	"encoding/binary"
+	"slices"
+	"sync/atomic"
+	"time"
+
+	"golang.org/x/sync/errgroup"
+
+	"github.com/cloakroom/cloakroom/session/store"
+)
+
+// Whose selects sessions of an app: those of a subject, or of one session at
+// the provider.
+type Whose struct {
+	Issuer          string
+	Subject         string
+	ProviderSession string // where set, it selects alone
+}
+
+// Info is what can be shown of a session without its ticket.
+type Info struct {
+	SID       SID
+	Subject   string
+	Address   string
+	Browser   string
+	CreatedAt time.Time
+	SeenAt    time.Time
+	ExpiresAt time.Time
+	Ended     bool
+	Reason    Reason // of an ended one
+	Locked    bool   // likewise
+}
+
+// Ending says how sessions end.
+type Ending struct {
+	Reason Reason
+	// Except is left alone.
+	Except SID
+	// Notice is when whoever ends them decided so. Sessions that begin later with
+	// an ID token issued up to then are ended, too. Zero: only those that are.
+	Notice time.Time
+	// Lock keeps the subject from new sessions, until Until; zero: until lifted.
+	Lock  bool
+	Until time.Time
+}
+
+const (
+	labelIndex = "cloakroom/1 index"
+	// noticeLife is how long a notice is remembered: as long as an ID token may be
+	// on its way here.
+	noticeLife = time.Hour
+	// lockLife is the TTL of a lock without an end.
+	lockLife = 10 * 365 * 24 * time.Hour
+	// endWorkers bounds how many sessions are ended at a time.
+	endWorkers = 16
+)
+
+// indexes are the names of what selects w's sessions, one per server key, the
+// writing one first.
+func (r *Keyring) indexes(app string, w Whose) []store.Index {
+	kind, value := byte(1), w.Subject
+	if w.ProviderSession != "" {
+		kind, value = 2, w.ProviderSession
+	}
+	var out []store.Index
+	for _, key := range r.Derive(labelIndex, app, 32) {
+		h := hmac.New(sha256.New, key)
+		h.Write([]byte{kind})
+		h.Write(binary.BigEndian.AppendUint32(nil, uint32(len(w.Issuer))))
+		h.Write([]byte(w.Issuer))
+		h.Write([]byte(value))
+		out = append(out, store.Index(h.Sum(nil)[:16]))
+	}
+	return out
+}
+
+// register makes a new session known to those who may end it, and then asks
+// whether it has been ended already: whoever ends later finds it, whoever ended
+// before is found.
+func (k *Keeper) register(ctx context.Context, app *App, s *Session, l Login) error {
+	user := k.keys.indexes(app.Name, Whose{Issuer: l.Issuer, Subject: l.Subject})
+	write, ask := []store.Index{user[0]}, user
+	if l.ProviderSession != "" {
+		own := k.keys.indexes(app.Name, Whose{Issuer: l.Issuer, ProviderSession: l.ProviderSession})
+		write, ask = append(write, own[0]), append(ask[:len(ask):len(ask)], own...)
+	}
+	if err := k.store.Indexed(ctx, s.SID, s.ExpiresAt, write...); err != nil {
+		return k.unavailable(ctx, err)
+	}
+	standings, err := k.store.Standings(ctx, ask...)
+	if err != nil {
+		return k.unavailable(ctx, err)
+	}
+	for i, standing := range standings {
+		if i < len(user) && standing.Locked {
+			return &EndedError{Reason: ReasonRevoked, Locked: true}
+		}
+		// A logout by sid is about that one session at the provider, whenever its
+		// ID token was issued; one by subject only about those before it.
+		if !standing.NoticeAt.IsZero() && (i >= len(user) || l.IssuedAt.UnixMilli() <= standing.NoticeAt.UnixMilli()) {
+			return &EndedError{Reason: ReasonProviderLogout}
+		}
+	}
+	if app.MaxPerUser > 0 {
+		return k.limit(ctx, app, s.SID, Whose{Issuer: l.Issuer, Subject: l.Subject})
+	}
+	return nil
+}
+
+// limit ends a user's oldest sessions over the app's limit, never the new one.
+func (k *Keeper) limit(ctx context.Context, app *App, own SID, w Whose) error {
+	infos, err := k.Sessions(ctx, app, w)
+	if err != nil {
+		return err
+	}
+	infos = slices.DeleteFunc(infos, func(i Info) bool { return i.SID == own })
+	slices.SortFunc(infos, func(a, b Info) int { return b.CreatedAt.Compare(a.CreatedAt) })
+	for _, i := range infos[min(len(infos), app.MaxPerUser-1):] {
+		if err := k.End(ctx, app, i.SID, ReasonSessionLimit); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// Sessions lists the live sessions of a subject or of a provider's session,
+// newest first. It mends the index it reads.
+func (k *Keeper) Sessions(ctx context.Context, app *App, w Whose) ([]Info, error) {
+	infos, err := k.infos(ctx, app, w)
+	return slices.DeleteFunc(infos, func(i Info) bool { return i.Ended }), err
+}
+
+func (k *Keeper) infos(ctx context.Context, app *App, w Whose) ([]Info, error) {
+	indexes := k.keys.indexes(app.Name, w)
+	sids, err := k.store.Sessions(ctx, indexes...)
+	if err != nil {
+		return nil, k.unavailable(ctx, err)
+	}
+	records, err := k.store.ReadAll(ctx, sids)
+	if err != nil {
+		return nil, k.unavailable(ctx, err)
+	}
+	var infos []Info
+	var gone [][16]byte
+	for _, sid := range sids {
+		record, ok := records[sid]
+		if !ok || record.App != appID(app.Name) || record.Ended && !record.Locked {
+			gone = append(gone, sid)
+			continue
+		}
+		infos = append(infos, k.info(app, sid, record))
+	}
+	for _, i := range indexes {
+		k.store.Unindex(ctx, i, gone...) // a hint that stays wrong is read again
+	}
+	slices.SortFunc(infos, func(a, b Info) int {
+		return cmp.Or(b.CreatedAt.Compare(a.CreatedAt), cmp.Compare(a.SID.String(), b.SID.String()))
+	})
+	return infos, nil
+}
+
+// Info tells of one session, live or ended. Its error is [ErrNoSession] or an
+// [*UnavailableError].
+func (k *Keeper) Info(ctx context.Context, app *App, sid SID) (Info, error) {
+	record, found, err := k.store.Read(ctx, sid)
+	if err != nil {
+		return Info{}, k.unavailable(ctx, err)
+	}
+	if !found || record.App != appID(app.Name) {
+		return Info{}, ErrNoSession
+	}
+	return k.info(app, sid, record), nil
+}
+
+func (k *Keeper) info(app *App, sid SID, r store.Record) Info {
+	i := Info{SID: sid, CreatedAt: r.CreatedAt, SeenAt: r.SeenAt, ExpiresAt: r.ExpiresAt}
+	if r.Ended {
+		i.Ended, i.Reason, i.Locked = true, reasonOf(r.Reason), k.locked(r)
+		return i
+	}
+	body, err := parseSections(r.Body)
+	if err != nil {
+		return i
+	}
+	plain, err := k.keys.unsealForServer(labelLabel, app.Name, body.get(bodyLabel), scope(app.Name, sid, 0))
+	if err != nil {
+		return i
+	}
+	if label, err := parseSections(plain); err == nil {
+		i.Subject, i.Address, i.Browser = label.text(labelSubject), label.text(labelAddress), label.text(labelBrowser)
+	}
+	return i
+}
+
+// locked reports whether a tombstone's lock still holds.
+func (k *Keeper) locked(r store.Record) bool {
+	return r.Locked && (r.LockedUntil.IsZero() || k.time().Before(r.LockedUntil))
+}
+
+// EndBy ends sessions that somebody else than their bearer wants ended, those
+// that are about to begin included, and returns how many were alive. An error is
+// an [*UnavailableError]: some may live on, so do it again.
+func (k *Keeper) EndBy(ctx context.Context, app *App, w Whose, how Ending) (ended int, err error) {
+	indexes := k.keys.indexes(app.Name, w)
+	// First what holds against sessions that are about to begin, then the list:
+	// one of the two finds each.
+	if how.Lock && w.ProviderSession == "" {
+		ttl := lockLife
+		if !how.Until.IsZero() {
+			ttl = how.Until.Sub(k.time())
+		}
+		if ttl > 0 {
+			if err := k.store.LockNew(ctx, indexes[0], ttl); err != nil {
+				return 0, k.unavailable(ctx, err)
+			}
+		}
+	}
+	if !how.Notice.IsZero() {
+		if err := k.store.Notice(ctx, indexes[0], how.Notice, noticeLife); err != nil {
+			return 0, k.unavailable(ctx, err)
+		}
+	}
+	sids, err := k.store.Sessions(ctx, indexes...)
+	if err != nil {
+		return 0, k.unavailable(ctx, err)
+	}
+	var count atomic.Int64
+	var over [][16]byte
+	work, ctx := errgroup.WithContext(ctx)
+	work.SetLimit(endWorkers)
+	for _, sid := range sids {
+		if sid == how.Except {
+			continue
+		}
+		over = append(over, sid)
+		work.Go(func() error {
+			did, err := k.end(ctx, app, sid, how.Reason, store.Lock{Locked: how.Lock, Until: how.Until})
+			if did {
+				count.Add(1)
+			}
+			return err
+		})
+	}
+	if err := work.Wait(); err != nil {
+		return int(count.Load()), err
+	}
+	if !how.Lock { // a lock is lifted through the index
+		for _, i := range indexes {
+			k.store.Unindex(context.WithoutCancel(ctx), i, over...)
+		}
+	}
+	return int(count.Load()), nil
+}
+
+// EndOne ends one session for somebody else than its bearer, and reports whether
+// it was alive.
+func (k *Keeper) EndOne(ctx context.Context, app *App, sid SID, how Ending) (ended bool, err error) {
+	return k.end(ctx, app, sid, how.Reason, store.Lock{Locked: how.Lock, Until: how.Until})
+}
+
+// EndApp ends all of an app's sessions that have begun so far.
+func (k *Keeper) EndApp(ctx context.Context, app *App) error {
+	ttl := max(app.AbsoluteTimeout, app.Remember) + 24*time.Hour
+	if err := k.store.SetNotBefore(ctx, appID(app.Name), ttl); err != nil {
+		return k.unavailable(ctx, err)
+	}
+	k.audit("all sessions ended", app, SID{})
+	return nil
+}
+
+// Unlock lifts the locks of a subject, and of its ended sessions, which stay
+// dead: the person may log in again.
+func (k *Keeper) Unlock(ctx context.Context, app *App, w Whose) error {
+	indexes := k.keys.indexes(app.Name, w)
+	if err := k.store.UnlockNew(ctx, indexes...); err != nil {
+		return k.unavailable(ctx, err)
+	}
+	sids, err := k.store.Sessions(ctx, indexes...)
+	if err != nil {
+		return k.unavailable(ctx, err)
+	}
+	for _, sid := range sids {
+		if err := k.UnlockOne(ctx, app, sid); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// UnlockOne lifts the lock of one ended session.
+func (k *Keeper) UnlockOne(ctx context.Context, app *App, sid SID) error {
+	if _, err := k.store.LiftLock(ctx, sid, appID(app.Name)); err != nil {
+		return k.unavailable(ctx, err)
+	}
+	return nil
+}
+
+// Once reports whether a message of that name is the first of its name within
+// ttl, for all replicas together. An error is an [*UnavailableError]: nobody
+// knows, so refuse the message.
+func (k *Keeper) Once(ctx context.Context, name string, ttl time.Duration) (bool, error) {
+	first, err := k.store.Once(ctx, sha256.Sum256([]byte(name)), ttl)
+	if err != nil {
+		return false, k.unavailable(ctx, err)
+	}
+	return first, nil
+}

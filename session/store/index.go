@@ -1,0 +1,247 @@
+package store
+
+import (
+	"context"
+	_ "embed"
+	"encoding/base64"
+	"errors"
+	"strconv"
+	"time"
+
+	"github.com/redis/go-redis/v9"
+)
+
+//go:embed lua/index_add.lua
+var indexAddLua string
+
+var indexAddScript = redis.NewScript(indexAddLua)
+
+// Index names a set of sessions: a keyed hash of what they have in common. An
+// index is a hint in a slot of its own: it may name sessions that are gone, and
+// whoever reads it says so with [Store.Unindex].
+type Index [16]byte
+
+// maxIndexed bounds what is read of one index.
+const maxIndexed = 10_000
+
+func (s *Store) indexKey(i Index) string  { return s.prefix + "i:{" + text(i) + "}" }
+func (s *Store) noticeKey(i Index) string { return s.prefix + "o:{" + text(i) + "}" }
+func (s *Store) lockKey(i Index) string   { return s.prefix + "l:{" + text(i) + "}" }
+
+// Indexed adds a session to indexes, until expires.
+func (s *Store) Indexed(ctx context.Context, sid [16]byte, expires time.Time, indexes ...Index) error {
+	return s.measure(ctx, "index", func(ctx context.Context) error {
+		for _, i := range indexes {
+			err := indexAddScript.Run(ctx, s.rdb, []string{s.indexKey(i)},
+				s.offset().Milliseconds(), text(sid), expires.UnixMilli(), (24 * time.Hour).Milliseconds()).Err()
+			if err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+}
+
+// Sessions lists the sessions of indexes, each once. Some may be gone.
+func (s *Store) Sessions(ctx context.Context, indexes ...Index) (sids [][16]byte, err error) {
+	err = s.measure(ctx, "index", func(ctx context.Context) error {
+		known := map[[16]byte]bool{}
+		for _, i := range indexes {
+			names, err := s.rdb.ZRange(ctx, s.indexKey(i), 0, maxIndexed-1).Result()
+			if err != nil {
+				return err
+			}
+			for _, name := range names {
+				b, err := base64.RawURLEncoding.DecodeString(name)
+				if err != nil || len(b) != 16 || known[[16]byte(b)] {
+					continue
+				}
+				known[[16]byte(b)] = true
+				sids = append(sids, [16]byte(b))
+			}
+		}
+		return nil
+	})
+	return sids, err
+}
+
+// Unindex takes sessions that are gone out of an index.
+func (s *Store) Unindex(ctx context.Context, i Index, sids ...[16]byte) error {
+	if len(sids) == 0 {
+		return nil
+	}
+	return s.measure(ctx, "index", func(ctx context.Context) error {
+		names := make([]any, len(sids))
+		for n, sid := range sids {
+			names[n] = text(sid)
+		}
+		return s.rdb.ZRem(ctx, s.indexKey(i), names...).Err()
+	})
+}
+
+// ReadAll reads records, a batch at a time; found has those that there are.
+func (s *Store) ReadAll(ctx context.Context, sids [][16]byte) (found map[[16]byte]Record, err error) {
+	const batch = 500
+	found = make(map[[16]byte]Record, len(sids))
+	for len(sids) > 0 {
+		n := min(batch, len(sids))
+		err = s.measure(ctx, "read_all", func(ctx context.Context) error {
+			replies := make([]*redis.StringCmd, n)
+			_, err := s.rdb.Pipelined(ctx, func(p redis.Pipeliner) error {
+				for i, sid := range sids[:n] {
+					replies[i] = p.Get(ctx, s.recordKey(sid))
+				}
+				return nil
+			})
+			if err != nil && !errors.Is(err, redis.Nil) {
+				return err
+			}
+			for i, reply := range replies {
+				b, err := reply.Bytes()
+				if errors.Is(err, redis.Nil) {
+					continue
+				}
+				if err != nil {
+					return err
+				}
+				if r, err := parse(b); err == nil { // a newer release's record is not ours to list
+					found[sids[i]] = r
+				}
+			}
+			return nil
+		})
+		if err != nil {
+			return nil, err
+		}
+		sids = sids[n:]
+	}
+	return found, nil
+}
+
+// Notice remembers, for ttl, that sessions of an index which began with an ID
+// token issued up to at are over, even those that don't exist yet.
+func (s *Store) Notice(ctx context.Context, i Index, at time.Time, ttl time.Duration) error {
+	return s.measure(ctx, "notice", func(ctx context.Context) error {
+		return s.rdb.Set(ctx, s.noticeKey(i), at.UnixMilli(), ttl).Err()
+	})
+}
+
+// LockNew keeps new sessions of an index from beginning, for ttl; UnlockNew
+// lifts it.
+func (s *Store) LockNew(ctx context.Context, i Index, ttl time.Duration) error {
+	return s.measure(ctx, "lock", func(ctx context.Context) error {
+		return s.rdb.Set(ctx, s.lockKey(i), 1, ttl).Err()
+	})
+}
+
+// UnlockNew lifts the locks of indexes.
+func (s *Store) UnlockNew(ctx context.Context, indexes ...Index) error {
+	return s.measure(ctx, "lock", func(ctx context.Context) error {
+		for _, i := range indexes {
+			if err := s.rdb.Del(ctx, s.lockKey(i)).Err(); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+}
+
+// Standing is what holds against a new session.
+type Standing struct {
+	Locked   bool
+	NoticeAt time.Time // zero: no notice
+}
+
+// Standings reads what holds against new sessions of each index.
+func (s *Store) Standings(ctx context.Context, indexes ...Index) (out []Standing, err error) {
+	err = s.measure(ctx, "standing", func(ctx context.Context) error {
+		out = make([]Standing, len(indexes))
+		notices, locks := make([]*redis.StringCmd, len(indexes)), make([]*redis.IntCmd, len(indexes))
+		_, err := s.rdb.Pipelined(ctx, func(p redis.Pipeliner) error {
+			for n, i := range indexes {
+				notices[n], locks[n] = p.Get(ctx, s.noticeKey(i)), p.Exists(ctx, s.lockKey(i))
+			}
+			return nil
+		})
+		if err != nil && !errors.Is(err, redis.Nil) {
+			return err
+		}
+		for n := range indexes {
+			out[n].Locked = locks[n].Val() > 0
+			if ms, err := notices[n].Int64(); err == nil {
+				out[n].NoticeAt = time.UnixMilli(ms)
+			}
+		}
+		return nil
+	})
+	return out, err
+}
+
+// Once reports whether name is new: true for the first call within ttl, on all
+// replicas together. An error means that nobody knows: refuse.
+func (s *Store) Once(ctx context.Context, name [32]byte, ttl time.Duration) (first bool, err error) {
+	err = s.measure(ctx, "once", func(ctx context.Context) error {
+		// No retry: the first run's reply, lost, would turn into "seen before". That
+		// refuses a message that may be sent again, and is safe.
+		err := s.rdb.SetArgs(ctx, s.prefix+"j:"+base64.RawURLEncoding.EncodeToString(name[:]), 1,
+			redis.SetArgs{Mode: "NX", TTL: ttl}).Err()
+		if errors.Is(err, redis.Nil) {
+			return nil
+		}
+		first = err == nil
+		return err
+	})
+	return first, err
+}
+
+// NotBefore is when each app's sessions have to have begun to be alive, by app
+// id. It is read with each beat and is true up to the last one that was heard.
+func (s *Store) NotBefore(ctx context.Context, app [8]byte) (time.Time, error) {
+	if !s.Hears() {
+		if err := s.readNotBefore(ctx); err != nil {
+			return time.Time{}, err
+		}
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.notBefore[app], nil
+}
+
+func (s *Store) readNotBefore(ctx context.Context) error {
+	start := time.Now()
+	return s.measure(ctx, "not_before", func(ctx context.Context) error {
+		all, err := s.rdb.HGetAll(ctx, s.prefix+"not_before").Result()
+		if err != nil {
+			return err
+		}
+		times := make(map[[8]byte]time.Time, len(all))
+		for name, value := range all {
+			ms, err := strconv.ParseInt(value, 10, 64)
+			if err == nil && len(name) == 8 {
+				times[[8]byte([]byte(name))] = time.UnixMilli(ms)
+			}
+		}
+		s.mu.Lock()
+		s.notBefore, s.notBeforeAt = times, start
+		s.mu.Unlock()
+		return nil
+	})
+}
+
+// SetNotBefore ends all of an app's sessions that began before now, by Redis's
+// clock, and remembers it for ttl.
+func (s *Store) SetNotBefore(ctx context.Context, app [8]byte, ttl time.Duration) error {
+	return s.measure(ctx, "not_before", func(ctx context.Context) error {
+		now, err := s.rdb.Time(ctx).Result()
+		if err != nil {
+			return err
+		}
+		_, err = s.rdb.Pipelined(ctx, func(p redis.Pipeliner) error {
+			p.HSet(ctx, s.prefix+"not_before", string(app[:]), now.Add(s.offset()).UnixMilli())
+			p.Expire(ctx, s.prefix+"not_before", ttl)
+			p.Publish(ctx, s.channel(), "not_before")
+			return nil
+		})
+		return err
+	})
+}
