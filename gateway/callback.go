@@ -159,7 +159,7 @@ func (g *Gateway) newLogin(r *http.Request, grant idp.Grant, asked time.Time) se
 // land is the second step. Its first half ends sessions, and only if that worked
 // its second half sets the cookie: what fails can be tried again by a reload.
 func (g *Gateway) land(w *response, r *http.Request) error {
-	if crossSite(r) {
+	if only(r.Header, "Sec-Fetch-Site", "cross-site") {
 		web.Bounce(w, callbackPath)
 		return nil
 	}

@@ -545,6 +545,7 @@ func TestLoginProviderTrouble(t *testing.T) {
 
 // No store: the login is not begun, or not finished; nothing is half done.
 func TestLoginStoreTrouble(t *testing.T) {
+	t.Parallel() // it waits for the store's deadline
 	w := newWorld(t)
 	b := w.browser(w.replica())
 	tab := b.callback("/bff/login")

@@ -138,6 +138,7 @@ func TestLoggedOut(t *testing.T) {
 
 // A store that is down: nothing is claimed, and the cookie stays until it works.
 func TestLogoutStoreDown(t *testing.T) {
+	t.Parallel() // it waits for the store's deadline
 	w := newWorld(t)
 	b := w.browser(w.replica())
 	b.login()

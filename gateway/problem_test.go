@@ -166,3 +166,10 @@ func TestPanics(t *testing.T) {
 		t.Error("S-02: a value was logged")
 	}
 }
+
+// serveOne serves one request that needs no body and no connection.
+func serveOne(h http.Handler, method, target string) *httptest.ResponseRecorder {
+	rec := httptest.NewRecorder()
+	h.ServeHTTP(rec, httptest.NewRequest(method, target, nil))
+	return rec
+}

@@ -157,6 +157,7 @@ func TestPageLoopBreaker(t *testing.T) {
 }
 
 func TestOptionalRoute(t *testing.T) {
+	t.Parallel() // it waits for the store's deadline
 	w := newWorld(t)
 	b := w.browser(w.replica())
 	b.login()

@@ -5,6 +5,8 @@ import (
 	"io"
 	"net/http"
 	"net/http/httptest"
+	"net/http/httptrace"
+	"net/textproto"
 	"os"
 	"path/filepath"
 	"slices"
@@ -17,7 +19,7 @@ import (
 
 // wrapped serves one answer through the wrapper, with a successor on its way,
 // over a real connection.
-func wrapped(t *testing.T, may bool, answer func(w *response, r *http.Request)) (*http.Response, string) {
+func wrapped(t *testing.T, may bool, answer func(w *response, r *http.Request), edit ...func(*http.Request) *http.Request) (*http.Response, string) {
 	t.Helper()
 	a := testApp(t, "shop")
 	g := New(&session.Keeper{}, mustRing(t), Options{})
@@ -27,7 +29,14 @@ func wrapped(t *testing.T, may bool, answer func(w *response, r *http.Request)) 
 		answer(w, r)
 	}))
 	defer srv.Close()
-	resp, err := srv.Client().Get(srv.URL)
+	r, err := http.NewRequestWithContext(t.Context(), "GET", srv.URL, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, f := range edit {
+		r = f(r)
+	}
+	resp, err := srv.Client().Do(r)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -124,15 +133,21 @@ func TestResponseK02(t *testing.T) {
 
 // 1xx headers carry no cookie: the one that comes after them does.
 func TestResponseInformational(t *testing.T) {
-	var early http.Header
+	early := make(chan http.Header, 1)
 	resp, _ := wrapped(t, true, func(w *response, r *http.Request) {
 		w.Header().Set("Link", "</x.css>; rel=preload")
 		w.WriteHeader(http.StatusEarlyHints)
-		early = w.Header().Clone()
 		w.WriteHeader(http.StatusOK)
+	}, func(r *http.Request) *http.Request {
+		return r.WithContext(httptrace.WithClientTrace(r.Context(), &httptrace.ClientTrace{
+			Got1xxResponse: func(code int, h textproto.MIMEHeader) error {
+				early <- http.Header(h)
+				return nil
+			},
+		}))
 	})
-	if early.Get("Set-Cookie") != "" || !handsOut(resp) {
-		t.Errorf("103 had %q, 200 handed out: %v", early.Get("Set-Cookie"), handsOut(resp))
+	if h := <-early; h.Get("Link") == "" || h.Get("Set-Cookie") != "" || !handsOut(resp) {
+		t.Errorf("103 had %v, 200 handed out: %v", h, handsOut(resp))
 	}
 }
 
@@ -156,9 +171,9 @@ func TestResponseUpgrade(t *testing.T) {
 		}},
 	} {
 		t.Run(test.name, func(t *testing.T) {
-			status := 0
-			resp, _ := wrapped(t, true, func(w *response, r *http.Request) { test.answer(w); status = w.status })
-			if resp.StatusCode != http.StatusSwitchingProtocols || status != http.StatusSwitchingProtocols || handsOut(resp) {
+			noted := make(chan int, 1)
+			resp, _ := wrapped(t, true, func(w *response, r *http.Request) { test.answer(w); noted <- w.status })
+			if status := <-noted; resp.StatusCode != http.StatusSwitchingProtocols || status != http.StatusSwitchingProtocols || handsOut(resp) {
 				t.Errorf("status %d (noted %d), handed out %v", resp.StatusCode, status, handsOut(resp))
 			}
 		})
@@ -170,7 +185,7 @@ func TestResponseServesFiles(t *testing.T) {
 	if err := os.WriteFile(name, []byte(strings.Repeat("0123456789", 1<<16)), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	noted := int64(0)
+	noted := make(chan int64, 1)
 	resp, body := wrapped(t, true, func(w *response, r *http.Request) {
 		f, err := os.Open(name)
 		if err != nil {
@@ -179,10 +194,10 @@ func TestResponseServesFiles(t *testing.T) {
 		}
 		defer f.Close()
 		http.ServeContent(w, r, "big", time.Time{}, f)
-		noted = w.bytes
+		noted <- w.bytes
 	})
-	if len(body) != 10<<16 || noted != 10<<16 || !handsOut(resp) {
-		t.Errorf("%d bytes, noted %d, handed out %v", len(body), noted, handsOut(resp))
+	if n := <-noted; len(body) != 10<<16 || n != 10<<16 || !handsOut(resp) {
+		t.Errorf("%d bytes, noted %d, handed out %v", len(body), n, handsOut(resp))
 	}
 	if _, ok := http.ResponseWriter(&response{}).(io.ReaderFrom); !ok {
 		t.Error("a file can't go from the kernel to the kernel")
