@@ -46,33 +46,51 @@ func (p *Provider) Exchange(ctx context.Context, code string, tx Transaction) (G
 	if err != nil {
 		return Grant{}, unavailable(ctx, opExchange, err)
 	}
+	return p.complete(ctx, opExchange, a, func(g *Grant) error {
+		if g.ID == "" {
+			return fmt.Errorf("%s: %w: no ID token", opExchange, ErrRejected)
+		}
+		return p.identify(ctx, opExchange, m, g, idTokenWant{access: g.Access, login: true, nonce: tx.Nonce, code: code})
+	})
+}
+
+// complete makes a Grant of the answer to a login. identify checks whose tokens
+// they are, and fills that in. From the moment they are issued, a failure hands
+// them back.
+func (p *Provider) complete(ctx context.Context, op operation, a answer, identify func(*Grant) error) (Grant, error) {
 	if a.status != http.StatusOK {
-		return Grant{}, statusError(opExchange, a)
+		return Grant{}, statusError(op, a)
 	}
 	g, err := p.parseGrant(a.body)
-	if errors.Is(err, errNotObject) {
-		return Grant{}, fmt.Errorf("%s: %w: %v", opExchange, ErrUnavailable, err)
+	switch {
+	case errors.Is(err, errNotObject):
+		err = fmt.Errorf("%s: %w: %v", op, ErrUnavailable, err)
+	case err != nil:
+		err = fmt.Errorf("%s: %w: %v", op, ErrRejected, err)
+	default:
+		err = identify(&g)
 	}
 	if err != nil {
-		return Grant{}, fmt.Errorf("%s: %w: %v", opExchange, ErrRejected, err)
+		p.undo(ctx, op, g)
+		return Grant{}, err
 	}
-	if g.ID == "" {
-		return Grant{}, fmt.Errorf("%s: %w: no ID token", opExchange, ErrRejected)
-	}
-	id, err := p.verifyIDToken(ctx, g.ID, idTokenWant{access: g.Access, login: true, nonce: tx.Nonce, code: code})
+	return g, nil
+}
+
+// identify checks the ID token that came with a login, and asks userinfo if
+// Config.UserInfo has it so.
+func (p *Provider) identify(ctx context.Context, op operation, m *metadata, g *Grant, want idTokenWant) error {
+	id, err := p.verifyIDToken(ctx, g.ID, want)
 	if err != nil {
-		return Grant{}, fmt.Errorf("%s: %w", opExchange, err)
+		return fmt.Errorf("%s: %w", op, err)
 	}
 	var info object
 	if p.cfg.UserInfo {
 		if info, err = p.userInfo(ctx, m.userInfo, g.Access, id.subject); err != nil {
-			return Grant{}, err
+			return err
 		}
 	}
-	if err := p.fillIn(&g, id, info); err != nil {
-		return Grant{}, err
-	}
-	return g, nil
+	return p.fillIn(g, id, info)
 }
 
 func (p *Provider) fillIn(g *Grant, id idToken, info object) (err error) {
@@ -82,8 +100,8 @@ func (p *Provider) fillIn(g *Grant, id idToken, info object) (err error) {
 }
 
 // userInfo asks the userinfo endpoint (OpenID Connect Core 1.0 section 5.3). The
-// sub there must be the ID token's (section 5.3.2): an access token that was
-// swapped shows by that.
+// sub there must be subject, the ID token's (section 5.3.2): an access token that
+// was swapped shows by that. Only where no ID token came is subject empty.
 func (p *Provider) userInfo(ctx context.Context, target string, access AccessToken, subject string) (object, error) {
 	a, err := p.getJSON(ctx, opUserInfo, target, access, maxUserInfo)
 	if err != nil {
@@ -96,14 +114,19 @@ func (p *Provider) userInfo(ctx context.Context, target string, access AccessTok
 	if err != nil {
 		return nil, fmt.Errorf("%s: %w: %v", opUserInfo, ErrUnavailable, err)
 	}
-	if sub, ok := o.str("sub"); !ok || sub != subject {
+	sub, ok := o.str("sub")
+	if !ok || !goodIdentifier(sub, maxSubject) {
+		return nil, fmt.Errorf("%s: %w: sub is missing or not acceptable", opUserInfo, ErrRejected)
+	}
+	if subject != "" && sub != subject {
 		return nil, fmt.Errorf("%s: %w: sub is not the ID token's", opUserInfo, ErrRejected)
 	}
 	return o, nil
 }
 
 // parseGrant reads a token endpoint's success (RFC 6749 section 5.1). The
-// error is errNotObject, or says which part is missing or of the wrong kind.
+// error is errNotObject, or says which part is missing or of the wrong kind; what
+// could be read of the tokens comes with it, to be handed back.
 func (p *Provider) parseGrant(body []byte) (Grant, error) {
 	o, err := parseObject(body)
 	if err != nil {
@@ -125,14 +148,14 @@ func (p *Provider) parseGrant(body []byte) (Grant, error) {
 		token("token_type", &g.TokenType),
 		token("scope", &g.Scope),
 	); err != nil {
-		return Grant{}, err
+		return g, err
 	}
 	// A space would end it within an Authorization header.
 	if g.Access == "" || strings.Contains(string(g.Access), " ") {
-		return Grant{}, errors.New("access_token is missing or not acceptable")
+		return g, errors.New("access_token is missing or not acceptable")
 	}
 	if !strings.EqualFold(g.TokenType, "Bearer") {
-		return Grant{}, errors.New("token_type is not Bearer")
+		return g, errors.New("token_type is not Bearer")
 	}
 	g.ExpiresIn = p.tokenLife(o, string(g.Access))
 	// Two spellings in the wild; no standard names one.

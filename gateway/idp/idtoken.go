@@ -6,13 +6,10 @@ import (
 	"crypto/subtle"
 	"encoding/base64"
 	"encoding/json"
-	"errors"
 	"fmt"
 	"slices"
 	"strings"
 	"time"
-
-	"github.com/golang-jwt/jwt/v5"
 )
 
 const (
@@ -27,11 +24,6 @@ const (
 	maxSessionID = 1024
 )
 
-// acceptable are the algorithms that an ID token may be signed with. HMAC is
-// not among them: the client secret would be a key, and a public key could be
-// mistaken for one.
-var acceptable = []string{"RS256", "RS384", "RS512", "PS256", "PS384", "PS512", "ES256", "ES384", "ES512", "EdDSA"}
-
 // idTokenWant is what an ID token is checked against.
 type idTokenWant struct {
 	access AccessToken
@@ -40,6 +32,9 @@ type idTokenWant struct {
 	login bool
 	nonce string
 	code  string
+	// password: the login was none of a browser's, so there is no code, no
+	// max_age, and no nonce that the token could answer to.
+	password bool
 	// subject is whose token it must be; empty at a login.
 	subject string
 }
@@ -62,25 +57,16 @@ func (p *Provider) verifyIDToken(ctx context.Context, raw IDToken, want idTokenW
 	reject := func(reason string) (idToken, error) {
 		return idToken{}, fmt.Errorf("%w: ID token: %s", ErrRejected, reason)
 	}
-	o, alg, err := p.verifySignature(ctx, string(raw))
+	t, err := p.verifySignature(ctx, string(raw), anIDToken)
 	if err != nil {
 		return idToken{}, err
 	}
+	o := t.claims
 	if iss, ok := o.str("iss"); !ok || iss != p.cfg.Issuer {
 		return reject("iss is another")
 	}
-	aud, ok := audience(o)
-	if !ok || !slices.Contains(aud, p.cfg.ClientID) {
-		return reject("aud doesn't name this client")
-	}
-	azp, ok := o.str("azp")
-	if !ok || o.has("azp") && azp != p.cfg.ClientID {
-		return reject("azp is another")
-	}
-	// An audience beside us is trusted only so far as the provider says that
-	// the token was made for us.
-	if len(aud) > 1 && azp == "" {
-		return reject("several audiences and no azp")
+	if reason := p.checkAudience(o); reason != "" {
+		return reject(reason)
 	}
 	// What a logout token is known by (Back-Channel Logout 1.0 section 2.4).
 	if o.has("events") {
@@ -123,121 +109,50 @@ func (p *Provider) verifyIDToken(ctx context.Context, raw IDToken, want idTokenW
 	if !ok || authTime.After(now.Add(skew)) {
 		return reject("auth_time is no date in the past")
 	}
-	if age, set, _ := configuredMaxAge(p.cfg.AuthorizationParams); set && want.login {
+	if age, set, _ := configuredMaxAge(p.cfg.AuthorizationParams); set && want.login && !want.password {
 		if authTime.IsZero() || now.Sub(authTime) > age+skew {
 			return reject("auth_time doesn't satisfy max_age")
 		}
 	}
 
-	if want.login {
+	switch {
+	case want.password:
+		// It would be another login's.
+		if o.has("nonce") {
+			return reject("it has a nonce that nobody asked for")
+		}
+	case want.login:
 		nonce, ok := o.str("nonce")
 		if !ok || want.nonce == "" || subtle.ConstantTimeCompare([]byte(nonce), []byte(want.nonce)) != 1 {
 			return reject("nonce is missing or another")
 		}
-		if !hashMatches(o, "c_hash", alg, want.code) {
+		if !hashMatches(o, "c_hash", t.alg, want.code) {
 			return reject("c_hash is another code's")
 		}
 	}
-	if !hashMatches(o, "at_hash", alg, string(want.access)) {
+	if !hashMatches(o, "at_hash", t.alg, string(want.access)) {
 		return reject("at_hash is another access token's")
 	}
 	return idToken{subject, sid, authTime, o}, nil
 }
 
-// verifySignature reads a signed token and checks its header and signature.
-func (p *Provider) verifySignature(ctx context.Context, raw string) (claims object, alg string, err error) {
-	reject := func(reason string) (object, string, error) {
-		return nil, "", fmt.Errorf("%w: ID token: %s", ErrRejected, reason)
+// checkAudience judges aud and azp as an ID token's (section 3.1.3.7): the token
+// is for this client. It returns what is wrong, or "".
+func (p *Provider) checkAudience(o object) string {
+	aud, ok := audience(o)
+	if !ok || !slices.Contains(aud, p.cfg.ClientID) {
+		return "aud doesn't name this client"
 	}
-	if len(raw) > maxToken {
-		return reject("too large")
+	azp, ok := o.str("azp")
+	if !ok || o.has("azp") && azp != p.cfg.ClientID {
+		return "azp is another"
 	}
-	m, err := p.metadata.get(ctx)
-	if err != nil {
-		return nil, "", err
+	// An audience beside us is trusted only so far as the provider says that
+	// the token was made for us.
+	if len(aud) > 1 && azp == "" {
+		return "several audiences and no azp"
 	}
-	// The claims are judged by verifyIDToken: the library's reading of dates
-	// takes any number for one.
-	parser := jwt.NewParser(jwt.WithValidMethods(m.algorithms), jwt.WithStrictDecoding(), jwt.WithoutClaimsValidation())
-	var payload rawClaims
-	var own error // the key function's; the library's texts may quote the token
-	token, err := parser.ParseWithClaims(raw, &payload, func(t *jwt.Token) (any, error) {
-		if own = checkHeader(t.Header); own != nil {
-			return nil, own
-		}
-		kid, named := t.Header["kid"].(string)
-		var keys []crypto.PublicKey
-		if keys, own = p.key(ctx, kid, named, t.Method.Alg()); own != nil {
-			return nil, own
-		}
-		set := jwt.VerificationKeySet{}
-		for _, k := range keys {
-			set.Keys = append(set.Keys, k)
-		}
-		return set, nil
-	})
-	switch {
-	case err == nil:
-	case own != nil:
-		return nil, "", own
-	case errors.Is(err, jwt.ErrTokenMalformed):
-		return reject("not a signed JWT")
-	case errors.Is(err, jwt.ErrTokenSignatureInvalid):
-		return reject("wrong signature, or an algorithm that is not accepted")
-	default:
-		return reject("an algorithm that is not accepted")
-	}
-	o, err := parseObject(payload.raw)
-	if err != nil {
-		return reject(err.Error())
-	}
-	return o, token.Method.Alg(), nil
-}
-
-// checkHeader judges a JOSE header. Where it points to keys (jku, jwk, x5u,
-// x5c) it is not asked.
-func checkHeader(h map[string]any) error {
-	refuse := func(reason string) error { return fmt.Errorf("%w: ID token: %s", ErrRejected, reason) }
-	// We understand no extension (RFC 7515 section 4.1.11), b64 included.
-	if _, ok := h["crit"]; ok {
-		return refuse("it has critical extensions")
-	}
-	if _, ok := h["b64"]; ok {
-		return refuse("it has critical extensions")
-	}
-	if kid, ok := h["kid"]; ok {
-		if _, ok := kid.(string); !ok {
-			return refuse("kid is not a string")
-		}
-	}
-	// RFC 8725 section 3.11: no token for another use, whoever signed it.
-	if v, ok := h["typ"]; ok {
-		s, _ := v.(string)
-		if s = strings.ToLower(s); s != "jwt" && s != "application/jwt" {
-			return refuse("typ is another kind of token's")
-		}
-	}
-	return nil
-}
-
-// rawClaims keeps a token's payload as it is. It satisfies jwt.Claims by way of
-// the embedded type, which stays empty.
-type rawClaims struct {
-	jwt.RegisteredClaims
-	raw json.RawMessage
-}
-
-func (c *rawClaims) UnmarshalJSON(b []byte) error {
-	c.raw = append(json.RawMessage(nil), b...)
-	return nil
-}
-
-// audience returns aud, which is a string or an array of strings.
-func audience(o object) ([]string, bool) {
-	if s, ok := o.str("aud"); ok {
-		return []string{s}, s != ""
-	}
-	return o.strs("aud")
+	return ""
 }
 
 // goodIdentifier refuses what could not be told from another: a replacement

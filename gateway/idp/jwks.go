@@ -164,8 +164,9 @@ func (s *keySet) find(id string, named bool, alg string) []crypto.PublicKey {
 	return found[:min(len(found), maxCandidates)]
 }
 
-// key returns the keys that a signature may have been made with. A key id that
-// isn't known has the keys fetched again, if they haven't been lately.
+// key returns the keys that a signature may have been made with; none if the
+// provider publishes none that fits. A key id that isn't known has the keys
+// fetched again, if they haven't been lately.
 func (p *Provider) key(ctx context.Context, id string, named bool, alg string) ([]crypto.PublicKey, error) {
 	set, err := p.keys.get(ctx)
 	if err != nil {
@@ -178,8 +179,5 @@ func (p *Provider) key(ctx context.Context, id string, named bool, alg string) (
 	if found := set.find(id, named, alg); len(found) > 0 {
 		return found, nil
 	}
-	if err != nil {
-		return nil, err
-	}
-	return nil, fmt.Errorf("%w: ID token: signed by no key that the provider publishes", ErrRejected)
+	return nil, err
 }

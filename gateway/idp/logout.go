@@ -22,6 +22,10 @@ func (p *Provider) Revoke(ctx context.Context, rt RefreshToken) error {
 	}
 	ctx, cancel := context.WithTimeout(ctx, p.cfg.Timeout)
 	defer cancel()
+	return p.revoke(ctx, string(rt), "refresh_token")
+}
+
+func (p *Provider) revoke(ctx context.Context, token, hint string) error {
 	m, err := p.metadata.get(ctx)
 	if err != nil {
 		return err
@@ -30,8 +34,8 @@ func (p *Provider) Revoke(ctx context.Context, rt RefreshToken) error {
 		return fmt.Errorf("%s: %w: the provider has no revocation_endpoint", opRevoke, errors.ErrUnsupported)
 	}
 	a, _, _, err := p.postForm(ctx, opRevoke, m.revocation, url.Values{
-		"token":           {string(rt)},
-		"token_type_hint": {"refresh_token"},
+		"token":           {token},
+		"token_type_hint": {hint},
 	}, nil)
 	if err != nil {
 		return unavailable(ctx, opRevoke, err)

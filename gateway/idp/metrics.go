@@ -14,6 +14,7 @@ const (
 	opKeys      operation = "keys"
 	opExchange  operation = "exchange"
 	opUserInfo  operation = "userinfo"
+	opPassword  operation = "password"
 	opRefresh   operation = "refresh"
 	opRevoke    operation = "revoke"
 )
@@ -29,7 +30,7 @@ type Metrics struct {
 //	cloakroom_provider_request_duration_seconds{operation, outcome}
 //
 // and returns nil for a nil reg. operation is discovery, keys, exchange,
-// userinfo, refresh or revoke; outcome is ok, redirect, client_error,
+// password, userinfo, refresh or revoke; outcome is ok, redirect, client_error,
 // throttled (429), server_error, oversize, timeout, canceled, unreachable (no
 // connection) or broken.
 func NewMetrics(reg prometheus.Registerer) *Metrics {

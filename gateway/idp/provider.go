@@ -1,17 +1,19 @@
 // Package idp speaks to an identity provider over HTTP: discovery, the login
 // URL, the code exchange with all checks of the ID token, userinfo, refresh,
-// revocation and the logout URL. It is a confidential client of the
+// revocation and the logout URL; and it checks what the provider signs for others
+// to bring: logout tokens and access tokens. It is a confidential client of the
 // authorization code flow with PKCE (RFC 6749, RFC 7636, OpenID Connect Core).
 //
 // A login takes three calls. [Provider.LoginURL] makes the URL that the browser
 // is sent to, from a [Transaction] that the caller keeps in the browser that
 // started it. Back at the callback the caller compares the state, asks
 // [Provider.CheckIssuer] about the iss parameter, and only then spends the code
-// with [Provider.Exchange].
+// with [Provider.Exchange]. Where the operator runs the provider and asks for it,
+// [Provider.PasswordGrant] takes the place of all three.
 //
 // # What it promises
 //
-// A code and a refresh token are presented once per call. Nothing is retried
+// A code, a password and a refresh token are presented once per call. Nothing is retried
 // whose first byte may have left this process, no redirect is followed, and the
 // one configured style of client authentication is used, never probed. Each
 // call has a deadline of its own besides the caller's context; each answer is
@@ -22,14 +24,22 @@
 // five seconds where fetching fails or a token names a key that isn't there. The
 // last good copy serves while the provider can't be reached.
 //
-// No error, log line or metric holds a token, a code, a secret, a query or a
-// piece of an answer's text.
+// A login that fails after its tokens were issued hands them back, in the
+// background.
+//
+// A token of one kind never does for another: ID tokens, access tokens and logout
+// tokens are told apart by their typ, and by their claims where typ doesn't say.
+//
+// No error, log line or metric holds a token, a code, a password, a secret, a
+// query or a piece of an answer's text.
 //
 // # What it doesn't do
 //
 // It keeps no session and stores no token, and it decides nothing that isn't in
 // an answer: what becomes of a session after a refresh is the caller's business.
-// It accepts neither encrypted nor HMAC-signed ID tokens, nor signed userinfo.
+// That a logout token comes once only is the caller's to ensure, as is that an
+// access token's session hasn't ended. It accepts neither encrypted nor
+// HMAC-signed tokens, nor signed userinfo.
 //
 // All methods of a [Provider] may be called from several goroutines at once.
 package idp
@@ -140,14 +150,15 @@ type Grant struct {
 	// RefreshExpiresIn is the refresh token's life; 0 where the provider
 	// doesn't tell.
 	RefreshExpiresIn time.Duration
-	// ID is empty after a refresh that brought no acceptable ID token.
+	// ID is empty after a refresh that brought no acceptable ID token, and after
+	// a PasswordGrant that brought none.
 	ID        IDToken
 	Issuer    string
 	Subject   string
-	SessionID string    // the ID token's sid, if any
+	SessionID string    // the ID token's sid, if any; without one, the access token's
 	AuthTime  time.Time // zero where the provider doesn't tell
 	// Claims is a JSON object: the ID token's claims and, beside them,
-	// userinfo's. After a refresh it is nil where there is nothing to put in
+	// userinfo's; without an ID token, userinfo's or the access token's. After a refresh it is nil where there is nothing to put in
 	// place of the claims from the login: no ID token, or UserInfo, which is
 	// asked at logins only.
 	Claims []byte
@@ -160,6 +171,7 @@ type Provider struct {
 	transport http.RoundTripper
 	metadata  *remote[metadata]
 	keys      *remote[keySet]
+	undoing   chan struct{} // holds one for each undo under way
 }
 
 // New checks cfg and makes a Provider. It does no I/O: the provider may be down.
@@ -208,7 +220,7 @@ func New(cfg Config) (*Provider, error) {
 	if cfg.Log == nil {
 		cfg.Log = slog.New(slog.DiscardHandler)
 	}
-	p := &Provider{cfg: cfg, origin: origin, transport: cfg.Transport}
+	p := &Provider{cfg: cfg, origin: origin, transport: cfg.Transport, undoing: make(chan struct{}, maxUndo)}
 	if p.transport == nil {
 		p.transport = NewTransport()
 	}
