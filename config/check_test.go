@@ -113,6 +113,7 @@ func TestSettings(t *testing.T) {
 		{"V-03 admin token weak", "", "admin: {token: secret}\n", "is too short: at least 16 characters"},
 		{"V-03 admin open without a token", "", "admin: {listen: \":9090\"}\n", "is open to other machines, so admin.token is required"},
 		{"V-03 admin open with an empty token", "", "admin: {listen: \":9090\", token: \"\"}\n", "is open to other machines, so admin.token can't be empty"},
+		{"V-03 admin open, its token missing", "", "admin: {listen: \":9090\", token: \"${env:MISSING}\"}\n", "the environment variable MISSING is not set"},
 		{"V-03 admin open with a token", "", "admin: {listen: \":9090\", token: b3BlcmF0b3JzIG9ubHkh}\n", ""},
 		{"V-03 admin on a socket", "", "admin: {listen: \"unix:/run/cloakroom.sock\"}\n", ""},
 		{"V-03 admin on a relative socket", "", "admin: {listen: \"unix:cloakroom.sock\"}\n", "must name the socket by an absolute path of at most 107 bytes"},

@@ -269,7 +269,8 @@ func (l *loader) admin(v value, public string) Admin {
 	defer o.done()
 	a := Admin{Network: "tcp", Address: "127.0.0.1:9090"}
 	token := o.get("token")
-	if a.Token, _ = token.secret("admin"); a.Token != "" {
+	var known bool
+	if a.Token, known = token.secret("admin"); a.Token != "" {
 		if wrong := weakSecret(string(a.Token)); wrong != "" {
 			token.problem("%s", wrong)
 		}
@@ -298,7 +299,7 @@ func (l *loader) admin(v value, public string) Admin {
 	}
 	if !loopback(host) && !token.set() {
 		listen.problem("is open to other machines, so admin.token is required")
-	} else if !loopback(host) && a.Token == "" {
+	} else if !loopback(host) && known && a.Token == "" {
 		listen.problem("is open to other machines, so admin.token can't be empty")
 	}
 	return a

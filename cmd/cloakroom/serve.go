@@ -33,7 +33,7 @@ const (
 	// what a provider may take, and the commit. It is there even if open
 	// requests have used up drain.timeout, since an unfinished refresh can cost
 	// a session and an unfinished download costs a download.
-	finishTimeout = 15 * time.Second
+	finishTimeout = 10 * time.Second
 )
 
 type serveCmd struct {

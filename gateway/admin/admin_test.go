@@ -8,6 +8,7 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -19,14 +20,14 @@ import (
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
 // redis is one that can be stopped: refusing, or hanging until the caller gives up.
-type redis struct{ down, hangs bool }
+type redis struct{ down, hangs atomic.Bool }
 
 func (r *redis) ping(ctx context.Context) error {
-	if r.hangs {
+	if r.hangs.Load() {
 		<-ctx.Done()
 		return ctx.Err()
 	}
-	if r.down {
+	if r.down.Load() {
 		return errors.New("dial tcp 10.1.2.3:6379: connection refused")
 	}
 	return nil
@@ -66,7 +67,8 @@ func TestReadiness(t *testing.T) {
 	t.Run("redis down at start is waited for", func(t *testing.T) {
 		synctest.Test(t, func(t *testing.T) {
 			var out bytes.Buffer
-			r := &redis{down: true}
+			r := new(redis)
+			r.down.Store(true)
 			h := healthFor(t, r, slog.New(slog.NewJSONHandler(&out, nil)))
 			sleep(45 * time.Second)
 			if got := h.State(); got != "store_unavailable" {
@@ -75,7 +77,7 @@ func TestReadiness(t *testing.T) {
 			if n := strings.Count(out.String(), "redis does not answer"); n != 2 {
 				t.Errorf("logged %d times in 45 s, want at once and after 30 s", n)
 			}
-			r.down = false
+			r.down.Store(false)
 			sleep(time.Second)
 			if got := h.State(); got != "ready" {
 				t.Errorf("state %s one second after Redis came", got)
@@ -87,12 +89,12 @@ func TestReadiness(t *testing.T) {
 			r := &redis{}
 			h := healthFor(t, r, nil)
 			for range 5 {
-				r.down = true
+				r.down.Store(true)
 				sleep(2 * time.Second)
 				if got := h.State(); got != "ready" {
 					t.Fatalf("state %s after 2 s without Redis", got)
 				}
-				r.down = false
+				r.down.Store(false)
 				sleep(time.Second)
 			}
 		})
@@ -101,8 +103,8 @@ func TestReadiness(t *testing.T) {
 		name string
 		stop func(*redis)
 	}{
-		{"refuses", func(r *redis) { r.down = true }},
-		{"hangs", func(r *redis) { r.hangs = true }},
+		{"refuses", func(r *redis) { r.down.Store(true) }},
+		{"hangs", func(r *redis) { r.hangs.Store(true) }},
 	} {
 		t.Run("an outage: redis "+row.name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
@@ -115,7 +117,8 @@ func TestReadiness(t *testing.T) {
 					t.Errorf("state %s after 4.5 s", got)
 				}
 				sleep(10 * time.Second)
-				*r = redis{}
+				r.down.Store(false)
+				r.hangs.Store(false)
 				sleep(4 * time.Second)
 				if got := h.State(); got != "ready" {
 					t.Errorf("state %s 4 s after Redis came back", got)
@@ -127,12 +130,12 @@ func TestReadiness(t *testing.T) {
 		synctest.Test(t, func(t *testing.T) {
 			r := &redis{}
 			h := healthFor(t, r, nil)
-			r.down = true
+			r.down.Store(true)
 			sleep(10 * time.Second)
 			for range 5 {
-				r.down = false
+				r.down.Store(false)
 				sleep(time.Second) // one probe
-				r.down = true
+				r.down.Store(true)
 				sleep(time.Second)
 				if got := h.State(); got != "store_unavailable" {
 					t.Fatalf("state %s", got)
@@ -156,7 +159,8 @@ func TestEndpoints(t *testing.T) {
 	reg := prometheus.NewRegistry()
 	reg.MustRegister(prometheus.NewGaugeFunc(
 		prometheus.GaugeOpts{Name: "cloakroom_test"}, func() float64 { return 7 }))
-	r := &redis{down: true}
+	r := new(redis)
+	r.down.Store(true)
 	health := NewHealth(r.ping, nil)
 	health.probe(t.Context())
 	h := New(health, reg)
@@ -183,7 +187,7 @@ func TestEndpoints(t *testing.T) {
 			t.Errorf("%s %s: may be stored", row.method, row.path)
 		}
 	}
-	r.down = false
+	r.down.Store(false)
 	health.probe(t.Context())
 	if w := get(h, "GET", "/readyz"); w.Code != 200 || w.Body.String() != "ready\n" {
 		t.Errorf("/readyz with Redis: %d %q", w.Code, w.Body)
