@@ -102,6 +102,90 @@ func FuzzIDToken(f *testing.F) {
 	})
 }
 
+func FuzzLogoutToken(f *testing.F) {
+	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		f.Fatal(err)
+	}
+	p := fuzzProvider(f, &key.PublicKey)
+	event := `"events":{"` + logoutEvent + `":{}}`
+	for _, s := range []string{
+		`{"iss":"https://id.example","aud":"shop","sub":"alice","sid":"s","jti":"j","exp":1772366500,"iat":1772366400,` + event + `}`,
+		`{"iss":"https://id.example","aud":["shop"],"sid":"s","jti":"j","exp":1772366500,"iat":1772366400,"nonce":null,` + event + `}`,
+		`{"events":{"` + logoutEvent + `":null}}`, `{"events":[]}`, `null`, `{"sid":"\ud800"}`,
+	} {
+		f.Add(`{"alg":"ES256","kid":"k","typ":"logout+jwt"}`, s, true)
+		f.Add(`{"alg":"none"}`, s, false)
+	}
+	f.Fuzz(func(t *testing.T, header, payload string, sign bool) {
+		got, err := p.VerifyLogoutToken(context.Background(), fuzzToken(t, key, header, payload, sign))
+		if err != nil {
+			if got != (LogoutToken{}) {
+				t.Error("a token came with the error")
+			}
+			return
+		}
+		var c map[string]any
+		json.Unmarshal([]byte(payload), &c)
+		events, _ := c["events"].(map[string]any)
+		_, isObject := events[logoutEvent].(map[string]any)
+		_, nonce := c["nonce"]
+		now := p.cfg.Now()
+		if !sign || !isObject || nonce || got.Subject == "" && got.SessionID == "" || got.JTI == "" || len(got.JTI) > maxTokenID ||
+			c["iss"] != got.Issuer || got.Subject != "" && c["sub"] != got.Subject || got.SessionID != "" && c["sid"] != got.SessionID ||
+			!now.Before(got.ExpiresAt) || got.ExpiresAt.Sub(now) > maxLogoutAge+skew {
+			t.Errorf("accepted %s . %s as %+v", header, payload, got)
+		}
+	})
+}
+
+func FuzzAccessToken(f *testing.F) {
+	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		f.Fatal(err)
+	}
+	p := fuzzProvider(f, &key.PublicKey)
+	for _, s := range []string{
+		`{"iss":"https://id.example","aud":"api","sub":"alice","sid":"s","client_id":"c","scope":"a b","exp":1772366500,"iat":1772366400}`,
+		`{"iss":"https://id.example","aud":["x","api"],"sub":"alice","scp":["a"],"exp":1772366500,"nonce":"n"}`,
+		`{"aud":[[]]}`, `null`, `{"cnf":{}}`,
+	} {
+		f.Add(`{"alg":"ES256","kid":"k","typ":"at+jwt"}`, s, true)
+		f.Add(`{"alg":"ES256","kid":"k"}`, s, true)
+		f.Add(`{"alg":"none"}`, s, false)
+	}
+	f.Fuzz(func(t *testing.T, header, payload string, sign bool) {
+		got, err := p.VerifyAccessToken(context.Background(), fuzzToken(t, key, header, payload, sign), []string{"api"})
+		if err != nil {
+			if got.Subject != "" || got.Claims != nil {
+				t.Error("claims came with the error")
+			}
+			return
+		}
+		var c map[string]any
+		json.Unmarshal(got.Claims, &c)
+		_, bound := c["cnf"].(map[string]any)
+		if !sign || bound || c["iss"] != "https://id.example" || c["sub"] != got.Subject || got.Subject == "" || !strings.Contains(payload, "api") ||
+			!p.cfg.Now().Before(got.ExpiresAt) {
+			t.Errorf("accepted %s . %s as %+v", header, payload, got)
+		}
+	})
+}
+
+// fuzzToken puts a token together; signed ones reach the checks of the claims.
+func fuzzToken(t *testing.T, key *ecdsa.PrivateKey, header, payload string, sign bool) string {
+	enc := base64.RawURLEncoding.EncodeToString
+	raw := enc([]byte(header)) + "." + enc([]byte(payload))
+	if !sign {
+		return raw + ".AAAA"
+	}
+	sig, err := jwt.SigningMethodES256.Sign(raw, key)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return raw + "." + enc(sig)
+}
+
 func FuzzMetadataAndKeys(f *testing.F) {
 	f.Add([]byte(`{"issuer":"https://id.example","authorization_endpoint":"https://id.example/a","token_endpoint":"https://id.example/t","jwks_uri":"https://id.example/k"}`))
 	f.Add([]byte(`{"keys":[{"kty":"RSA","n":"AQAB","e":"AQAB"},{"kty":"EC","crv":"P-256","x":"AA","y":"AA"},{"kty":"OKP","crv":"X25519","x":"AA"}]}`))
