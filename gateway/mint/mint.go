@@ -197,7 +197,7 @@ func New(cfg Config) (*Issuer, error) {
 }
 
 // Format prints the issuer's name and nothing else: its parts are secret.
-func (i *Issuer) Format(s fmt.State, _ rune) { io.WriteString(s, "mint.Issuer("+i.cfg.Issuer+")") }
+func (i Issuer) Format(s fmt.State, _ rune) { io.WriteString(s, "mint.Issuer("+i.cfg.Issuer+")") }
 
 // sidCiphers makes each audience's ciphers.
 func sidCiphers(audiences []string, keys func(string) [][]byte) (map[string][]cipher.Block, error) {
