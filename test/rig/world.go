@@ -15,6 +15,7 @@ import (
 	"syscall"
 	"testing"
 
+	"github.com/cloakroom/cloakroom/gateway/gatewaytest"
 	"github.com/cloakroom/cloakroom/session/storetest"
 )
 
@@ -286,10 +287,23 @@ func (w *World) inspect(req Request, r *Response) {
 
 var trouble = regexp.MustCompile(`(?m)^panic:|^fatal error:|^goroutine \d+ \[|WARNING: DATA RACE|http: panic serving`)
 
-// sweep searches all that the gateways printed (attack S-01).
+// sweep searches all that the gateways printed (attack S-01), and all that they
+// sent to the upstream: there only access tokens may be.
 func (w *World) sweep() {
+	for _, c := range gatewaytest.Canaries() {
+		w.Secret("a canary", c)
+	}
 	w.mu.Lock()
 	defer w.mu.Unlock()
+	seen, err := json.Marshal(w.Upstream.Seen())
+	if err != nil {
+		w.t.Errorf("rig: %v", err)
+	}
+	for value, what := range w.secrets {
+		if what != "an access token" && what != "a canary" && bytes.Contains(seen, []byte(value)) {
+			w.t.Errorf("cloakroom sent %s to the upstream", what)
+		}
+	}
 	for _, p := range w.outputs {
 		printed := []byte(p.Output())
 		for value, what := range w.secrets {
