@@ -51,7 +51,7 @@ func (SigningKey) Format(s fmt.State, _ rune) { io.WriteString(s, redacted) }
 func (SigningKey) LogValue() slog.Value       { return slog.StringValue(redacted) }
 
 // ID is the key's RFC 7638 thumbprint, its kid. It is public.
-func (s SigningKey) ID() string { return s.k.public.KID }
+func (s SigningKey) ID() string { return s.k.jwk.KID }
 
 // Algorithm is ES256, EdDSA or RS256.
 func (s SigningKey) Algorithm() string { return s.k.method.Alg() }
@@ -60,8 +60,9 @@ func (s SigningKey) Algorithm() string { return s.k.method.Alg() }
 type key struct {
 	method  jwt.SigningMethod
 	private crypto.Signer
-	public  jwkset.JWKMarshal
-	header  string // the first segment of each token that it signs
+	public  crypto.PublicKey
+	jwk     jwkset.JWKMarshal // the public key's
+	header  string            // the first segment of each token that it signs
 }
 
 // ParseSigningKey reads one private key as PKCS #8 in PEM: P-256 makes ES256,
@@ -135,25 +136,26 @@ func NewSigningKeyPEM(alg string) ([]byte, error) {
 
 func newSigningKey(method jwt.SigningMethod, private crypto.Signer) (SigningKey, error) {
 	// Made from the public key, it can't hold a private member.
-	jwk, err := jwkset.NewJWKFromKey(private.Public(), jwkset.JWKOptions{
+	public := private.Public()
+	made, err := jwkset.NewJWKFromKey(public, jwkset.JWKOptions{
 		Metadata: jwkset.JWKMetadataOptions{ALG: jwkset.ALG(method.Alg()), USE: jwkset.UseSig},
 	})
 	if err != nil {
 		return SigningKey{}, fmt.Errorf("mint: a signing key has no JWK: %v", err)
 	}
-	public := jwk.Marshal()
-	if public.KID, err = thumbprint(public); err != nil {
+	jwk := made.Marshal()
+	if jwk.KID, err = thumbprint(jwk); err != nil {
 		return SigningKey{}, err
 	}
 	header, err := json.Marshal(struct {
 		Alg string `json:"alg"`
 		Kid string `json:"kid"`
 		Typ string `json:"typ"`
-	}{method.Alg(), public.KID, "at+jwt"})
+	}{method.Alg(), jwk.KID, "at+jwt"})
 	if err != nil {
 		return SigningKey{}, fmt.Errorf("mint: %v", err) // unreachable: three strings
 	}
-	return SigningKey{&key{method, private, public, base64.RawURLEncoding.EncodeToString(header)}}, nil
+	return SigningKey{&key{method, private, public, jwk, base64.RawURLEncoding.EncodeToString(header)}}, nil
 }
 
 // thumbprint is RFC 7638's, with SHA-256: the hash of the required members in

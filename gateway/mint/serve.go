@@ -38,7 +38,7 @@ func (i *Issuer) Metadata() http.Handler { return i.metadata }
 func keysDocument(keys []SigningKey) document {
 	set := jwkset.JWKSMarshal{}
 	for _, k := range keys {
-		set.Keys = append(set.Keys, k.k.public)
+		set.Keys = append(set.Keys, k.k.jwk)
 	}
 	return newDocument(set)
 }

@@ -59,7 +59,7 @@ func (i *Issuer) Verify(token string) (Claims, error) {
 	if err != nil || strings.ContainsAny(rest, "\r\n") {
 		return invalid("not a signed JWT")
 	}
-	if k.method.Verify(token[:len(header)+1+len(claims64)], signature, k.private.Public()) != nil {
+	if k.method.Verify(token[:len(header)+1+len(claims64)], signature, k.public) != nil {
 		return invalid("wrong signature")
 	}
 
