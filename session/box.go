@@ -6,8 +6,8 @@ import (
 	"github.com/cloakroom/cloakroom/session/store"
 )
 
-// Sections of a record's body. 3 (a second box, of two halves), 4 (hashes of
-// live bearers) and 5 (index references) are reserved.
+// Sections of a record's body; those of split sessions are in split.go. 4 (hashes
+// of live bearers) and 5 (index references) are reserved.
 const (
 	bodyBox   = 1
 	bodyLabel = 2
@@ -91,12 +91,17 @@ func readBox(sid SID, b sections) *Session {
 	}
 }
 
-// pack seals s under the current ticket t into a copy of body.
-func (r *Keyring) pack(app string, t Ticket, s *Session, body sections) []byte {
+// pack seals s under the current ticket t into a copy of body: in one box, or the
+// refresh token apart from the rest in a split session.
+func (r *Keyring) pack(app string, t Ticket, s *Session, body sections, halves *split) []byte {
 	key, id := r.first()
 	box := append(sections(nil), s.box...)
 	s.fill(&box)
 	body = append(sections(nil), body...)
+	if halves != nil {
+		box.set(boxRefresh, nil)
+		r.packSplit(app, t, s.Tokens.Refresh, halves, &body)
+	}
 	body.set(bodyBox, seal(sealKey(key, app, t), box.marshal(), boxData(app, t, id)))
 	return body.marshal()
 }

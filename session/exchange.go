@@ -95,7 +95,7 @@ func (e *exchange) present(ctx context.Context) (*view, error) {
 	}
 	switch r.Outcome {
 	case OutcomeSpent:
-		return e.commit(ctx, r)
+		return e.commit(ctx, r, true)
 	case OutcomeRejected:
 		return nil, e.rejected(ctx)
 	case OutcomeForeign:
@@ -155,9 +155,21 @@ func (e *exchange) rejected(ctx context.Context) error {
 	return &EndedError{Reason: ReasonRefreshRejected}
 }
 
+// advance makes the next ticket where there is nothing to refresh: a stolen
+// ticket has to give itself away there, too.
+func (e *exchange) advance(ctx context.Context) (*view, error) {
+	if !e.view.current {
+		e.withdraw(ctx)
+		return nil, nil
+	}
+	same := e.view.Tokens
+	same.IssuedAt = e.k.now()
+	return e.commit(ctx, Refreshed{Tokens: same}, false)
+}
+
 // commit keeps the new tokens: under a new ticket if the current one was shown,
-// else under the same.
-func (e *exchange) commit(ctx context.Context, r Refreshed) (*view, error) {
+// else under the same. sent says that a refresh token was.
+func (e *exchange) commit(ctx context.Context, r Refreshed, sent bool) (*view, error) {
 	k, app, v := e.k, e.app, e.view
 	s := *v.Session
 	old := s.Tokens
@@ -181,7 +193,7 @@ func (e *exchange) commit(ctx context.Context, r Refreshed) (*view, error) {
 		return nil, k.alarm(app, v.SID, "box")
 	}
 	_, key := k.keys.first()
-	inPlace := store.Change{Kind: store.InPlace, Version: v.version, Attempt: e.attempt, Sent: true, Key: key}
+	inPlace := store.Change{Kind: store.InPlace, Version: v.version, Attempt: e.attempt, Sent: sent, Key: key}
 	change, ticket := inPlace, v.ticket
 	if v.current && e.record.Confirmed && len(e.predecessors) < store.MaxPredecessors {
 		if next, c, err := k.succession(app, v.ticket, e.record.Generation, e.predecessors, inPlace); err == nil {
@@ -192,10 +204,14 @@ func (e *exchange) commit(ctx context.Context, r Refreshed) (*view, error) {
 	}
 	for {
 		s.Generation = ticket.Generation
-		change.Body = k.keys.pack(app.Name, ticket, &s, body)
-		var sent time.Time
+		halves := v.split
+		if halves != nil && change.Kind == store.Advance {
+			halves = v.split.succeed()
+		}
+		change.Body = k.keys.pack(app.Name, ticket, &s, body, halves)
+		var asked time.Time
 		answer, ok := e.persist(ctx, func(ctx context.Context) (store.Answer, error) {
-			sent = k.now()
+			asked = k.now()
 			if change.Kind == store.Advance {
 				change.Handed = e.stays()
 			}
@@ -206,7 +222,9 @@ func (e *exchange) commit(ctx context.Context, r Refreshed) (*view, error) {
 		}
 		switch answer.Result {
 		case store.OK:
-			return e.committed(&s, ticket, change, answer, sent), nil
+			next := e.committed(&s, ticket, change, answer, asked)
+			next.split = halves
+			return next, nil
 		case store.Full:
 			change, ticket = inPlace, v.ticket
 			continue
@@ -329,7 +347,7 @@ func (k *Keeper) reissue(ctx context.Context, app *App, v *view, shown Ticket) (
 	change.Kind, change.Settle = store.Reissue, app.settle()
 	s := *v.Session
 	s.Generation = next.Generation
-	change.Body = k.keys.pack(app.Name, next, &s, body)
+	change.Body = k.keys.pack(app.Name, next, &s, body, v.split)
 	sent := k.now()
 	answer, err := k.store.Commit(ctx, v.SID, change)
 	if err != nil {

@@ -131,6 +131,10 @@ func (k *Keeper) Begin(ctx context.Context, app *App, l Login) (Ticket, error) {
 	if s.Remembered {
 		s.ExpiresAt = now.Add(app.Remember)
 	}
+	var halves *split
+	if app.SplitKey {
+		halves = &split{local: newLocalKey(), open: true, held: []*LocalKey{nil}} // it waits for who shows the ticket
+	}
 	_, key := k.keys.first()
 	record := store.Record{
 		App:        appID(app.Name),
@@ -143,7 +147,7 @@ func (k *Keeper) Begin(ctx context.Context, app *App, l Login) (Ticket, error) {
 		SeenAt:     now,
 		ExpiresAt:  s.ExpiresAt,
 		Remembered: s.Remembered,
-		Body:       k.keys.pack(app.Name, t, s, sections{{bodyLabel, k.keys.label(app.Name, t.SID, l)}}),
+		Body:       k.keys.pack(app.Name, t, s, sections{{bodyLabel, k.keys.label(app.Name, t.SID, l)}}, halves),
 	}
 	if err := k.store.Begin(ctx, t.SID, record); err != nil {
 		return Ticket{}, k.unavailable(ctx, err)

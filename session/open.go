@@ -20,6 +20,8 @@ type view struct {
 	predecessors []store.Predecessor
 	record       store.Record
 	handout      *Handout
+	splitKey     bool   // the refresh token needs the local key
+	split        *split // of a split session that the request unlocked
 }
 
 // reuseVerdictAge is how late a verdict of reuse still ends a session. Redis may
@@ -68,7 +70,19 @@ func (k *Keeper) Open(ctx context.Context, app *App, t Ticket, need Need) (Opene
 		if err != nil {
 			return Opened{}, waited(ctx, err)
 		}
-		fresh := freshFor(v, need, k.now())
+		if need.Local && v.splitKey {
+			if err := k.unlock(ctx, app, v, need.LocalKey); err != nil {
+				return Opened{}, waited(ctx, err)
+			}
+		}
+		fresh := freshFor(app, v, need, k.now())
+		if v.splitKey && v.split == nil {
+			// Without the local key nothing can be refreshed or sealed again.
+			if fresh == tokenOut {
+				return Opened{}, ErrTokenExpired
+			}
+			return k.opened(app, v), nil
+		}
 		if v.settled && need.Cookie && fresh != tokenOut {
 			again, err := k.reissue(ctx, app, v, t)
 			if err != nil {
@@ -126,6 +140,9 @@ func waited(ctx context.Context, err error) error {
 
 func (k *Keeper) opened(app *App, v *view) Opened {
 	o := Opened{Session: v.Session, Now: v.now, Successor: v.handout, IdleExpiresAt: v.ExpiresAt}
+	if v.split != nil && v.split.handOut {
+		o.LocalKey = &v.split.local
+	}
 	if idle := app.idle(v.Session); idle > 0 && v.seenAt.Add(idle).Before(v.ExpiresAt) {
 		o.IdleExpiresAt = v.seenAt.Add(idle)
 	}
@@ -137,7 +154,7 @@ func (k *Keeper) opened(app *App, v *view) Opened {
 func (k *Keeper) judge(ctx context.Context, app *App, t Ticket, need Need) (*view, error) {
 	sent := k.now()
 	hears := k.store.Hears()
-	if e, ok := k.cache.find(app.Name, t); ok {
+	if e, ok := k.cache.find(app.Name, t); ok && (e.ended != nil || !need.Local || !e.view.splitKey) {
 		if e.ended != nil {
 			return nil, e.ended
 		}
@@ -299,7 +316,12 @@ func (k *Keeper) view(ctx context.Context, app *App, t Ticket, answer store.Answ
 	if s.CreatedAt.Before(notBefore) {
 		return nil, k.expire(ctx, app, t.SID, ReasonRevoked)
 	}
+	body, err := parseSections(answer.Record.Body)
+	if err != nil {
+		return nil, k.alarm(app, t.SID, "box")
+	}
 	return &view{
+		splitKey:     body.get(bodyRefreshBox) != nil,
 		Session:      s,
 		ticket:       ticket,
 		current:      t.Generation == answer.Record.Generation,

@@ -24,11 +24,20 @@ const (
 const youngest = 30 * time.Second
 
 // freshFor judges v's access token for need.
-func freshFor(v *view, need Need, now time.Time) freshness {
+func freshFor(app *App, v *view, need Need, now time.Time) freshness {
 	if !need.Token {
 		return tokenFresh
 	}
 	t := v.Tokens
+	if app.Revalidate > 0 {
+		switch age := now.Sub(t.IssuedAt); {
+		case age >= app.Revalidate+app.Revalidate/5 && (t.Refresh != "" || v.splitKey):
+			return tokenOut
+		case age >= app.Revalidate:
+			return tokenDue
+		}
+		return tokenFresh
+	}
 	life, left := t.ExpiresAt.Sub(t.IssuedAt), t.ExpiresAt.Sub(now)
 	if left <= min(2*time.Second, life/10) {
 		return tokenOut
@@ -83,7 +92,7 @@ func (k *Keeper) refresh(ctx context.Context, app *App, v *view, need Need) (*vi
 	}
 	if f.err != nil {
 		// A token that lives, if not as long as asked for, is better than none.
-		if _, trouble := errors.AsType[*UnavailableError](f.err); trouble && freshFor(v, Need{Token: true}, k.now()) != tokenOut {
+		if _, trouble := errors.AsType[*UnavailableError](f.err); trouble && freshFor(app, v, Need{Token: true}, k.now()) != tokenOut {
 			return v, nil
 		}
 		return nil, f.err
@@ -168,6 +177,9 @@ func (k *Keeper) fly(ctx context.Context, app *App, v *view, stays func() bool, 
 	}
 	e := &exchange{k: k, app: app, view: v, attempt: attempt, record: answer.Record, predecessors: answer.Predecessors, stays: stays}
 	defer e.renew(ctx)()
+	if v.Tokens.Refresh == "" {
+		return e.advance(ctx)
+	}
 	wait, probe, err := k.store.EnterBackoff(ctx, app.Name, answerLimit)
 	if err != nil || wait > 0 {
 		e.withdraw(ctx)

@@ -362,3 +362,78 @@ func TestRedisStoppedTouchesNothing(t *testing.T) {
 	w.redis.Cont()
 	w.open(k, first, page)
 }
+
+// Mint mode: the refresh token is checked every revalidate, whatever the life of
+// the provider's access token.
+func TestRevalidate(t *testing.T) {
+	t.Parallel()
+	t.Run("due in the background, later in the request", func(t *testing.T) {
+		w := newWorld(t)
+		w.app.Revalidate = 10 * time.Minute
+		k := w.replica()
+		ticket := w.begin(k)
+		w.pass(9 * time.Minute) // the provider's token ran out: no matter
+		w.open(k, ticket, page)
+		if n := w.provider.grants(); n != 1 {
+			t.Fatalf("%d grants", n)
+		}
+		w.pass(time.Minute)
+		if o := w.open(k, ticket, page); o.Successor != nil {
+			t.Fatal("the request waited")
+		}
+		if err := k.Wait(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		o := w.open(k, ticket, page)
+		if o.Successor == nil || w.provider.grants() != 2 {
+			t.Fatal("not checked")
+		}
+		w.pass(12 * time.Minute)
+		if o := w.open(k, o.Successor.Ticket, page); o.Successor == nil || w.provider.grants() != 3 {
+			t.Fatal("the request did not wait")
+		}
+	})
+	t.Run("provider down", func(t *testing.T) {
+		w := newWorld(t)
+		w.app.Revalidate = 10 * time.Minute
+		k := w.replica()
+		ticket := w.begin(k)
+		w.pass(12 * time.Minute)
+		w.provider.answer(session.Refreshed{Outcome: session.OutcomeNotSent})
+		w.wantUnavailable(k, ticket, page)
+	})
+	t.Run("password changed at the provider", func(t *testing.T) {
+		w := newWorld(t)
+		w.app.Revalidate = 10 * time.Minute
+		k := w.replica()
+		ticket := w.begin(k)
+		w.pass(12 * time.Minute)
+		w.provider.answer(session.Refreshed{Outcome: session.OutcomeRejected})
+		w.wantEnded(k, ticket, session.ReasonRefreshRejected)
+	})
+	t.Run("nothing to refresh", func(t *testing.T) {
+		w := newWorld(t)
+		w.app.Revalidate = 10 * time.Minute
+		k := w.replica()
+		first, err := w.beginAs(k, func(l *session.Login) { l.Tokens.Refresh = "" })
+		if err != nil {
+			t.Fatal(err)
+		}
+		ticket := first
+		for range 3 {
+			w.pass(10 * time.Minute)
+			w.open(k, ticket, page)
+			if err := k.Wait(t.Context()); err != nil {
+				t.Fatal(err)
+			}
+			o := w.open(k, ticket, page)
+			if o.Successor == nil {
+				t.Fatal("the ticket does not advance")
+			}
+			ticket = o.Successor.Ticket
+			w.open(k, ticket, page)
+		}
+		w.pass(w.app.Grace)
+		w.wantEnded(k, first, session.ReasonReuseDetected)
+	})
+}

@@ -33,7 +33,7 @@ type Tokens struct {
 	Access    AccessToken
 	TokenType string    // as the provider spells it; "Bearer"
 	Scope     string    // empty where the provider named none
-	IssuedAt  time.Time // when the access token arrived, by this gateway's clock
+	IssuedAt  time.Time // when the set arrived, by this gateway's clock: the last check
 	ExpiresAt time.Time // when the access token runs out
 	Refresh   RefreshToken
 	// RefreshExpiresAt is when the refresh token dies; zero where the provider
@@ -85,6 +85,8 @@ type Opened struct {
 	// answer that has to carry it. Ask [Keeper.MayHandOut] when the final
 	// response header is written, and send it then or never.
 	Successor *Handout
+	// LocalKey is what the page has to keep from now on, if it has to be told.
+	LocalKey *LocalKey
 }
 
 // Handout is a successor on its way to the browser.
@@ -104,6 +106,10 @@ type Need struct {
 	MinTTL time.Duration
 	// Cookie says that the answer can carry a Set-Cookie: an upgrade's can't.
 	Cookie bool
+	// Local lets the request of a split session get another token, with the local
+	// key that it showed.
+	Local    bool
+	LocalKey *LocalKey // nil: it showed none
 	// Received is when the request arrived; zero means now. A verdict of reuse
 	// that comes more than 2 s later ends nothing.
 	Received time.Time
@@ -119,6 +125,15 @@ type App struct {
 	MaxPerUser      int           // 0: any number
 	Grace           time.Duration // rotation_grace
 	CacheTTL        time.Duration // 0: every request asks Redis
+
+	// SplitKey gives new sessions two halves: see [LocalKey].
+	SplitKey bool
+
+	// Revalidate is how often the refresh token is checked where the access token
+	// is not the provider's: so that a person who is out there is out here. A
+	// session without one gets a new ticket that often. 0: the access token is the
+	// provider's, and its life decides.
+	Revalidate time.Duration
 
 	// RefreshReuse is how long the provider tolerates a refresh token's second
 	// use; 0: not at all.

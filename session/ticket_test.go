@@ -113,7 +113,7 @@ func TestUnknownSectionsAreKept(t *testing.T) {
 	ring, _ := NewKeyring(NewServerKey())
 	ticket := Ticket{SID: NewSID(), Generation: 1, Secret: newSecret()}
 	s := &Session{SID: ticket.SID, Generation: 1, box: sections{{200, []byte("newer")}}}
-	body, err := parseSections(ring.pack("shop", ticket, s, sections{{201, []byte("newer too")}}))
+	body, err := parseSections(ring.pack("shop", ticket, s, sections{{201, []byte("newer too")}}, nil))
 	if err != nil || body.text(201) != "newer too" {
 		t.Fatal("lost outside the box", err)
 	}
