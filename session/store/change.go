@@ -35,6 +35,9 @@ var commitLua string
 //go:embed lua/unlock.lua
 var unlockLua string
 
+//go:embed lua/confirm_local.lua
+var confirmLocalLua string
+
 //go:embed lua/end.lua
 var endLua string
 
@@ -55,6 +58,8 @@ var (
 	commitScript   = newScript("commit", commitLua)
 	endScript      = newScript("end", endLua)
 	unlockScript   = newScript("unlock", unlockLua)
+
+	confirmLocalScript = newScript("confirm_local", confirmLocalLua)
 )
 
 // Presented is a ticket as Redis may know it, with the policy to judge it by.
@@ -112,6 +117,12 @@ func (s *Store) Release(ctx context.Context, sid [16]byte, version uint64, a Att
 // Ended, None, Foreign.
 func (s *Store) Look(ctx context.Context, sid [16]byte, version uint64, pause time.Duration, allowed int) (Answer, error) {
 	return s.run(ctx, lookScript, sid, u64(version), pause.Milliseconds(), allowed)
+}
+
+// ConfirmLocal notes that the local half of a split session was shown: OK, Moved,
+// Ended, None, Foreign.
+func (s *Store) ConfirmLocal(ctx context.Context, sid [16]byte, version uint64) (Answer, error) {
+	return s.run(ctx, confirmLocalScript, sid, u64(version))
 }
 
 // Kinds of [Change].

@@ -48,6 +48,8 @@ type Record struct {
 	Hash       [32]byte // SHA-256 of the current ticket's secret
 	Confirmed  bool
 	Unknowns   uint8 // answers lost since the last one that was read
+	// LocalConfirmed: the local half of a split session has been shown.
+	LocalConfirmed bool
 
 	HandedAt  time.Time // zero: the successor has not been handed out
 	CreatedAt time.Time
@@ -104,6 +106,9 @@ func (r *Record) marshal() []byte {
 		b[64] = 1
 	}
 	b[65] = r.Unknowns
+	if r.LocalConfirmed {
+		b[66] = 1
+	}
 	be.PutUint64(b[68:], millis(r.HandedAt))
 	be.PutUint64(b[76:], millis(r.CreatedAt))
 	be.PutUint64(b[84:], millis(r.SeenAt))
@@ -136,28 +141,29 @@ func parse(b []byte) (Record, error) {
 	}
 	be := binary.BigEndian
 	r := Record{
-		Ended:      b[1] == statusEnded,
-		Reason:     EndReason(b[2]),
-		Locked:     b[1] == statusEnded && b[3]&1 != 0,
-		Remembered: b[1] == statusLive && b[3]&2 != 0,
-		App:        [8]byte(b[4:]),
-		Key:        [4]byte(b[12:]),
-		Version:    be.Uint64(b[16:]),
-		Generation: be.Uint64(b[24:]),
-		Hash:       [32]byte(b[32:]),
-		Confirmed:  b[64] == 1,
-		Unknowns:   b[65],
-		HandedAt:   fromMillis(b[68:]),
-		CreatedAt:  fromMillis(b[76:]),
-		SeenAt:     fromMillis(b[84:]),
-		ExpiresAt:  fromMillis(b[92:]),
-		AheadAt:    fromMillis(b[100:]),
-		LeaseUntil: fromMillis(b[108:]),
-		Lease:      Attempt(b[116:]),
-		Sending:    Attempt(b[132:]),
-		LookedAt:   fromMillis(b[148:]),
-		Attempt:    Attempt(b[156:]),
-		Body:       b[header:],
+		Ended:          b[1] == statusEnded,
+		Reason:         EndReason(b[2]),
+		Locked:         b[1] == statusEnded && b[3]&1 != 0,
+		Remembered:     b[1] == statusLive && b[3]&2 != 0,
+		App:            [8]byte(b[4:]),
+		Key:            [4]byte(b[12:]),
+		Version:        be.Uint64(b[16:]),
+		Generation:     be.Uint64(b[24:]),
+		Hash:           [32]byte(b[32:]),
+		Confirmed:      b[64] == 1,
+		Unknowns:       b[65],
+		LocalConfirmed: b[66] == 1,
+		HandedAt:       fromMillis(b[68:]),
+		CreatedAt:      fromMillis(b[76:]),
+		SeenAt:         fromMillis(b[84:]),
+		ExpiresAt:      fromMillis(b[92:]),
+		AheadAt:        fromMillis(b[100:]),
+		LeaseUntil:     fromMillis(b[108:]),
+		Lease:          Attempt(b[116:]),
+		Sending:        Attempt(b[132:]),
+		LookedAt:       fromMillis(b[148:]),
+		Attempt:        Attempt(b[156:]),
+		Body:           b[header:],
 	}
 	if r.Ended {
 		r.LookedAt, r.LockedUntil = time.Time{}, r.LookedAt

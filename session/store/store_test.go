@@ -96,7 +96,7 @@ func (f *fixture) advance(sid [16]byte, version, generation uint64, attempt Atte
 func TestScriptsAndGoAgreeOnTheLayout(t *testing.T) {
 	r := Record{
 		Ended: true, Reason: 3, Locked: true, App: [8]byte{1, 1}, Key: [4]byte{2, 2}, Version: 0x0303, Generation: 0x0404,
-		Hash: [32]byte{5, 5}, Confirmed: true, Unknowns: 7, HandedAt: time.UnixMilli(0x0808), CreatedAt: time.UnixMilli(0x0909),
+		Hash: [32]byte{5, 5}, Confirmed: true, Unknowns: 7, LocalConfirmed: true, HandedAt: time.UnixMilli(0x0808), CreatedAt: time.UnixMilli(0x0909),
 		SeenAt: time.UnixMilli(0x0a0a), ExpiresAt: time.UnixMilli(0x0b0b), AheadAt: time.UnixMilli(0x0c0c),
 		LeaseUntil: time.UnixMilli(0x0d0d), Lease: Attempt{0xe, 0xe}, Sending: Attempt{0xf, 0xf},
 		LockedUntil: time.UnixMilli(0x1010), Attempt: Attempt{0x11, 0x11}, Body: []byte("body"),
@@ -104,7 +104,7 @@ func TestScriptsAndGoAgreeOnTheLayout(t *testing.T) {
 	b := r.marshal()
 	for name, lead := range map[string][]byte{
 		"format": {Format}, "status": {statusEnded}, "reason": {3}, "flags": {1}, "app": {1, 1}, "key": {2, 2},
-		"version": {0, 0, 0, 0, 0, 0, 3, 3}, "generation": {0, 0, 0, 0, 0, 0, 4, 4}, "hash": {5, 5}, "confirmed": {1}, "unknowns": {7},
+		"version": {0, 0, 0, 0, 0, 0, 3, 3}, "generation": {0, 0, 0, 0, 0, 0, 4, 4}, "hash": {5, 5}, "confirmed": {1}, "unknowns": {7}, "['local']": {1},
 		"handed": {0, 0, 0, 0, 0, 0, 8, 8}, "created": {0, 0, 0, 0, 0, 0, 9, 9}, "seen": {0, 0, 0, 0, 0, 0, 0xa, 0xa},
 		"expires": {0, 0, 0, 0, 0, 0, 0xb, 0xb}, "ahead": {0, 0, 0, 0, 0, 0, 0xc, 0xc}, "lease_until": {0, 0, 0, 0, 0, 0, 0xd, 0xd},
 		"lease": {0xe, 0xe}, "sending": {0xf, 0xf}, "looked": {0, 0, 0, 0, 0, 0, 0x10, 0x10}, "attempt": {0x11, 0x11},

@@ -35,6 +35,7 @@ if change ~= 'in_place' then
   if change == 'advance' then
     if #kept >= LIMIT then return {'full', now, record} end
     kept[#kept + 1] = entry
+    record = put(record, AT['local'], '\0')
   end
   local expires = num(record, AT.expires, 8) + DAY - tonumber(ARGV[1])
   redis.call('SET', KEYS[2], table.concat(kept), 'PXAT', string.format('%d', expires))

@@ -5,7 +5,7 @@
 local FORMAT = 1
 local AT = {
   format = 0, status = 1, reason = 2, flags = 3, app = 4, key = 12, version = 16, generation = 24,
-  hash = 32, confirmed = 64, unknowns = 65, handed = 68, created = 76, seen = 84, expires = 92,
+  hash = 32, confirmed = 64, unknowns = 65, ['local'] = 66, handed = 68, created = 76, seen = 84, expires = 92,
   ahead = 100, lease_until = 108, lease = 116, sending = 132, looked = 148, attempt = 156,
 }
 local HEADER = 172
