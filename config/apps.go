@@ -60,22 +60,20 @@ func (l *loader) app(o *object) App {
 	}
 	a.Origin = origin(o.get("origin"))
 
-	provider := o.get("provider")
-	provider.require("")
-	a.Provider = l.provider(provider.object())
-	a.Session = l.session(o.get("session").object())
-
-	token := o.get("token").object()
-	if mode := token.get("mode"); mode.require(": relay or off") {
-		a.Token.Mode = mode.choice("", "relay", "off")
-	}
-	token.done()
-
 	a.UserClaims = []string{"sub", "name", "email", "picture"}
 	if v := o.get("user_claims"); v.set() {
 		a.UserClaims = v.strings()
 	}
 	a.Routes = l.routes(o.get("routes"))
+
+	// What may be said of the session depends on the token, and that on what the
+	// routes accept.
+	token := o.get("token").object()
+	a.Token = l.token(token, a.Routes, o.get("routes"))
+	a.Session = l.session(o.get("session").object(), a.Token.Mode)
+	provider := o.get("provider")
+	provider.require("")
+	a.Provider = l.provider(provider.object(), a.Token.Mode)
 	return a
 }
 
@@ -132,7 +130,7 @@ var paramName = regexp.MustCompile(`^[A-Za-z0-9_.:-]{1,64}$`)
 
 var scopeToken = regexp.MustCompile(`^[\x21\x23-\x5B\x5D-\x7E]+$`) // RFC 6749 §3.3
 
-func (l *loader) provider(o *object) Provider {
+func (l *loader) provider(o *object, mode string) Provider {
 	defer o.done()
 	p := Provider{
 		Issuer:     issuer(o.get("issuer")),
@@ -161,7 +159,7 @@ func (l *loader) provider(o *object) Provider {
 		if _, ok := v.node.(*ast.SequenceNode); ok && !slices.Contains(p.Scopes, "openid") {
 			v.problem("must hold openid")
 		} else if ok && !slices.Contains(p.Scopes, "offline_access") {
-			l.warn(v, "has no offline_access: where the provider then gives no refresh token, a session ends with its access token")
+			l.warn(v, "has no offline_access: where the provider then gives no refresh token, "+withoutRefresh(mode))
 		}
 	}
 
@@ -180,7 +178,19 @@ func (l *loader) provider(o *object) Provider {
 			p.EndSessionEndpoint = s
 		}
 	}
+	if v := o.get("password_login"); v.boolean(false) {
+		p.PasswordLogin = true
+		l.warn(v, "hands people's passwords to this gateway (RFC 9700 §2.4): for your own authorization server, and where nothing else will do")
+	}
 	return p
+}
+
+// withoutRefresh is what becomes of sessions that have no refresh token.
+func withoutRefresh(mode string) string {
+	if mode == "mint" {
+		return "nothing is revalidated: whoever is out at the provider stays in here until the session's own end"
+	}
+	return "a session ends with its access token"
 }
 
 // issuer is a URL without query and fragment (OpenID Connect Discovery 1.0 §2).
@@ -283,49 +293,4 @@ func loginParams(v value, fixed map[string]string) []string {
 		}
 	}
 	return out
-}
-
-// longest bounds a session: a year.
-const longest = 366 * 24 * time.Hour
-
-func (l *loader) session(o *object) Session {
-	defer o.done()
-	idle, absolute := o.get("idle_timeout"), o.get("absolute_timeout")
-	grace, cache := o.get("rotation_grace"), o.get("cache_ttl")
-	s := Session{
-		IdleTimeout:     idle.duration(30*time.Minute, time.Minute, longest),
-		AbsoluteTimeout: absolute.duration(12*time.Hour, time.Minute, longest),
-		SameSite:        o.get("same_site").choice("strict", "strict", "lax"),
-		// The grace covers requests under way, not people: a ticket that lives
-		// on is a thief's too.
-		RotationGrace: grace.duration(time.Minute, time.Second, 10*time.Minute),
-	}
-	// Where only one of a pair is set, the other's default must not stand in
-	// its way.
-	s.CacheTTL = cache.duration(min(5*time.Second, s.RotationGrace/2), 0, time.Minute)
-	if s.CacheTTL > s.RotationGrace/2 {
-		cache.problem("must be at most half of rotation_grace, %s", short(s.RotationGrace/2))
-	}
-	if s.IdleTimeout > s.AbsoluteTimeout {
-		v := idle
-		if !idle.set() {
-			v = absolute
-		}
-		v.problem("idle_timeout (%s) must not be longer than absolute_timeout (%s)", short(s.IdleTimeout), short(s.AbsoluteTimeout))
-	}
-	s.AfterLogout = "/"
-	if v := o.get("after_logout"); v.set() {
-		p, ok := v.text()
-		if ok && p != "" && !landing(p) {
-			v.problem("must be a path of the app's, such as /")
-		}
-		s.AfterLogout = p
-	}
-	return s
-}
-
-// landing reports whether p leads to the app's own origin in every browser.
-func landing(p string) bool {
-	u, err := url.Parse(p)
-	return err == nil && u.Host == "" && strings.HasPrefix(p, "/") && !strings.HasPrefix(p, "//") && !strings.ContainsAny(p, "\\ ")
 }

@@ -6,6 +6,7 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
+	"reflect"
 	"strings"
 	"testing"
 	"time"
@@ -32,7 +33,23 @@ const (
 	aSecret  = "dGhpcyBpcyByYW5kb20h"
 	aRoute   = `{path: /api/, upstream: "http://api.internal:8080"}`
 	aToken   = "    token:\n"
+	inRelay  = "      mode: relay\n"
+	inMint   = `      mode: mint
+      audience: [https://api.example.com]
+      signing_keys: ["-----BEGIN PRIVATE KEY-----"]
+      pairwise_key: ` + key2 + "\n"
 )
+
+// less is lines without the one that begins with key.
+func less(lines, key string) string {
+	var out strings.Builder
+	for line := range strings.Lines(lines) {
+		if !strings.HasPrefix(strings.TrimSpace(line), key) {
+			out.WriteString(line)
+		}
+	}
+	return out.String()
+}
 
 // Weak, wrong and contradictory settings (attacks V-01 to V-06). A row's want is
 // the one problem expected; empty: the setting is fine.
@@ -190,12 +207,71 @@ func TestSettings(t *testing.T) {
 		{"V-06 cache above half of the grace", aToken, session("rotation_grace: 8s, cache_ttl: 5s"), "must be at most half of rotation_grace, 4s"},
 		{"V-06 no cache", aToken, session("cache_ttl: 0s"), ""},
 
+		{"V-06 remembered for less than the others", aToken, session("remember: 8h"), "must be longer than absolute_timeout, 12h, or 0s: nobody is remembered"},
+		{"V-06 remembered for ever", aToken, session("remember: 9601h"), "must be at most 9600h"},
+		{"V-06 remembered", aToken, session("remember: 720h"), ""},
+		{"V-06 nobody remembered", aToken, session("remember: 0s"), ""},
+		{"V-06 two halves", aToken, session("binding: split_key"), ""},
+		{"V-06 two halves without /bff/token", "    token:\n      mode: relay\n", session("binding: split_key") + "      mode: off\n", "can't be split_key where token.mode is off: the local key goes to /bff/token alone"},
+		{"V-06 revalidate in relay", aToken, session("revalidate: 5m"), "is for token.mode mint: the provider's own token is checked whenever it is renewed"},
+		{"V-06 sessions per user", aToken, session("max_per_user: 3"), ""},
+		{"V-06 sessions per user, many", aToken, session("max_per_user: 10001"), "must be from 0 to 10000"},
+		{"V-06 clear_site_data", aToken, session("clear_site_data: [cache, storage, executionContexts]"), ""},
+		{"V-06 clear_site_data cookies", aToken, session("clear_site_data: [storage, cookies]"), "would clear the cookies of the whole site, the provider's too; ours is deleted anyway"},
+		{"V-06 clear_site_data wildcard", aToken, session("clear_site_data: ['*']"), "would clear the cookies of the whole site, the provider's too; ours is deleted anyway"},
+		{"password_login", "client_id: shop-gateway", provider("password_login: true"), ""},
+
+		// Tokens of our own.
+		{"mint", inRelay, inMint, ""},
+		{"mint without keys", inRelay, less(inMint, "signing_keys"), "is required: make one with `cloakroom keys new --signing ES256`"},
+		{"mint without an audience", inRelay, less(inMint, "audience"), "is required: the resource servers that the tokens are for"},
+		{"mint without a pairwise_key", inRelay, less(inMint, "pairwise_key"), "is required: make one with `cloakroom keys new`, and never replace it: a new one makes every user somebody else"},
+		{"mint with the provider's subjects", inRelay, less(inMint, "pairwise_key") + "      subject: provider\n", ""},
+		{"mint with the provider's subjects and a pairwise_key", inRelay, inMint + "      subject: provider\n", "is for subject pairwise"},
+		{"mint with settings", inRelay, inMint + "      lifetime: 1m\n      subject: pairwise\n      claims: [roles, 'https://example.com/team']\n", ""},
+		{"mint with an empty audience", inRelay, less(inMint, "audience") + "      audience: ['']\n", "is empty"},
+		{"mint with a long audience", inRelay, less(inMint, "audience") + "      audience: [" + strings.Repeat("a", 257) + "]\n", "holds a text of more than 256 bytes"},
+		{"V-03 pairwise_key too short", inRelay, less(inMint, "pairwise_key") + "      pairwise_key: c2hvcnQ\n", "must be 43 characters of base64url, as `cloakroom keys new` prints them"},
+		{"V-03 pairwise_key counted", inRelay, less(inMint, "pairwise_key") + "      pairwise_key: AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8\n", "is not random: make one with `cloakroom keys new`"},
+		{"V-03 pairwise_key is the server key", inRelay, less(inMint, "pairwise_key") + "      pairwise_key: " + key1 + "\n", "is the same secret as keys[0]: every purpose needs its own"},
+		{"V-03 admin token is the server key", "version: 1\n", "version: 1\nadmin: {token: " + key1 + "}\n", "is the same secret as keys[0]: every purpose needs its own"},
+		{"V-06 no lifetime", inRelay, inMint + "      lifetime: 0s\n", "must be at least 5s"},
+		{"V-06 long lifetime", inRelay, inMint + "      lifetime: 2h\n", "must be at most 1h"},
+		{"V-06 lifetime in relay", inRelay, inRelay + "      lifetime: 5m\n", "is for mode mint"},
+		{"V-06 signing_keys in relay", inRelay, inRelay + "      signing_keys: [x]\n", "is for mode mint"},
+		{"V-06 subject off", inRelay, "      mode: off\n      subject: provider\n", "is for mode mint"},
+		{"V-06 pairwise_key off", inRelay, "      mode: off\n      pairwise_key: " + key2 + "\n", "is for mode mint"},
+		{"V-06 claims in relay", inRelay, inRelay + "      claims: [roles]\n", "is for mode mint"},
+		{"V-06 audience in relay", inRelay, inRelay + "      audience: [api]\n", "has no effect in mode relay unless a route accepts bearer"},
+		{"V-06 audience off", inRelay, "      mode: off\n      audience: [api]\n", "has no effect in mode off"},
+
+		// Bearers, and claims that are asked for.
+		{"bearer without an audience", aRoute, `{path: /, upstream: "http://a", accept: [bearer]}`, "is required: routes accept bearers, and must know which are meant for them"},
+		{"bearer in relay", inRelay + "    routes:\n      - " + aRoute, inRelay + `      audience: [api]
+    routes:
+      - {path: /, upstream: "http://a", accept: [cookie, bearer]}`, ""},
+		{"bearer in mint", inRelay + "    routes:\n      - " + aRoute, inMint + `    routes:
+      - {path: /, upstream: "http://a", accept: [bearer], auth: optional}`, ""},
+		{"V-06 bearer off", inRelay + "    routes:\n      - " + aRoute, `      mode: off
+    routes:
+      - {path: /, upstream: "http://a", accept: [cookie, bearer]}`, "can't accept bearer where token.mode is off: / does"},
+		{"V-06 accept without auth", aRoute, `{path: /, upstream: "http://a", auth: none, accept: [cookie]}`, "has no effect where auth is none"},
+		{"accept nothing", aRoute, `{path: /, upstream: "http://a", accept: []}`, "is empty: cookie, bearer or both"},
+		{"accept twice", aRoute, `{path: /, upstream: "http://a", accept: [cookie, cookie]}`, "is in the list twice"},
+		{"accept basic", aRoute, `{path: /, upstream: "http://a", accept: [basic]}`, "must be cookie or bearer"},
+		{"V-04 require, open to all", aRoute, `{path: /, upstream: "http://a", auth: none, require: {roles: [admin]}}`, "needs auth: required"},
+		{"V-04 require, open to anonymous", aRoute, `{path: /, upstream: "http://a", auth: optional, require: {roles: [admin]}}`, "needs auth: required"},
+		{"V-04 require nothing", aRoute, `{path: /, upstream: "http://a", require: {}}`, "is empty: leave the key out to require nothing"},
+		{"V-04 require no value", aRoute, `{path: /, upstream: "http://a", require: {roles: []}}`, "is empty"},
+		{"V-04 require one value", aRoute, `{path: /, upstream: "http://a", require: {roles: admin}}`, "must be a list"},
+		{"require", aRoute, `{path: /, upstream: "http://a", require: {roles: [admin, owner], 'https://example.com/level': [3]}}`, ""},
+
 		// Apps beside one another, and places.
 		{"apps none", minimal[strings.Index(minimal, "apps:"):], "apps: []\n", "is empty"},
 		{"name with a slash", "name: shop", "name: a/b", "must be at most 32 lower-case letters, digits and hyphens"},
-		{"mode missing", "      mode: relay\n", "      {}\n", "is required: relay or off"},
+		{"mode missing", "      mode: relay\n", "      {}\n", "is required: relay, mint or off"},
 		{"mode off", "mode: relay", "mode: off", ""},
-		{"mode mint", "mode: relay", "mode: mint", "must be relay or off"},
+		{"mode unknown", "mode: relay", "mode: opaque", "must be relay or mint or off"},
 		{"listen URL", "", "listen: http://localhost:80\n", "must be host:port; leave the scheme out"},
 		{"listen port", "", "listen: ':99999'\n", "must end in a port number, at most 65535"},
 		{"listen any port", "", "listen: 127.0.0.1:0\n", ""},
@@ -238,6 +314,14 @@ func TestTwoApps(t *testing.T) {
 			}
 		})
 	}
+
+	t.Run("same signing key", func(t *testing.T) {
+		text := strings.Replace(second("desk", "https://desk.example.com"), inRelay, inMint, 2)
+		_, err := load(t, text)
+		if got := strings.Join(problems(t, err), "\n"); !strings.HasSuffix(got, "apps[1].token.signing_keys[0]: is the same secret as apps[0].token.signing_keys[0]: every purpose needs its own") {
+			t.Errorf("got %q", got)
+		}
+	})
 }
 
 func TestWarnings(t *testing.T) {
@@ -251,6 +335,88 @@ func TestWarnings(t *testing.T) {
 	}
 	if want := "[3 redis.addresses 3 redis.addresses 12 apps[0].provider.scopes]"; fmt.Sprint(got) != want {
 		t.Errorf("got %v, want %s", got, want)
+	}
+}
+
+// Warnings that depend on where access tokens come from.
+func TestTokenWarnings(t *testing.T) {
+	for _, row := range []struct{ name, old, new, want string }{
+		{"mint", inRelay, inMint, ""},
+		{"mint without offline_access", "client_id: shop-gateway", "client_id: shop-gateway\n      scopes: [openid]", "apps[0].provider.scopes: has no offline_access: where the provider then gives no refresh token, nothing is revalidated: whoever is out at the provider stays in here until the session's own end"},
+		{"long tokens", "pairwise_key:", "lifetime: 11m\n      pairwise_key:", "apps[0].token.lifetime: is long: a minted token that has leaked, or whose session has ended, is good for all of it wherever it isn't verified here"},
+		{"pairwise and the address", "pairwise_key:", "claims: [roles, Email]\n      pairwise_key:", "apps[0].token.claims: holds what names the user: audiences that compare notes see through pairwise subjects"},
+		{"passwords", "client_id: shop-gateway", "client_id: shop-gateway\n      password_login: true", "apps[0].provider.password_login: hands people's passwords to this gateway (RFC 9700 §2.4): for your own authorization server, and where nothing else will do"},
+		{"bearers of the provider's", inMint + "    routes:\n      - {path: /api/,", inRelay + "      audience: [api]\n    routes:\n      - {path: /api/, accept: [bearer],", "apps[0].routes: accept the provider's own tokens as bearers: ending a session refuses those that were handed out here, and no others"},
+	} {
+		t.Run(row.name, func(t *testing.T) {
+			text := strings.Replace(minimal, inRelay, inMint, 1)
+			if row.name == "mint" {
+				row.old, row.new = "version: 1", "version: 1"
+			}
+			if strings.Count(text, row.old) != 1 {
+				t.Fatalf("%q is not in the file once", row.old)
+			}
+			c, err := load(t, strings.Replace(text, row.old, row.new, 1))
+			if err != nil {
+				t.Fatal(err)
+			}
+			var got []string
+			for _, w := range c.Warnings() {
+				got = append(got, w.Key+": "+w.Message)
+			}
+			if strings.Join(got, "\n") != row.want {
+				t.Errorf("got %q, want %q", got, row.want)
+			}
+		})
+	}
+}
+
+func TestTokenAndRouteValues(t *testing.T) {
+	pem := "-----BEGIN PRIVATE KEY-----\nMC4CAQ\n-----END PRIVATE KEY-----"
+	file := filepath.Join(t.TempDir(), "key.pem")
+	if err := os.WriteFile(file, []byte(pem+"\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	block := "\n        - |\n          " + strings.ReplaceAll(pem+"2", "\n", "\n          ")
+	text := strings.Replace(minimal, inRelay+"    routes:\n      - "+aRoute+"\n", less(inMint, "signing_keys")+"      signing_keys:\n        - ${file:"+file+"}"+block+`
+      claims: [roles]
+    session: {remember: 720h, binding: split_key, max_per_user: 2, revalidate: 1m, clear_site_data: [storage]}
+    routes:
+      - {path: /a, upstream: "http://a", accept: [bearer, cookie], require: {roles: [admin, owner], level: [3]}}
+      - {path: /b, upstream: "http://a"}
+      - {path: /c, upstream: "http://a", auth: none}
+`, 1)
+	c, err := load(t, text)
+	if err != nil {
+		t.Fatal(err)
+	}
+	a := c.Apps[0]
+	for _, row := range []struct {
+		key       string
+		got, want any
+	}{
+		{"session", a.Session, config.Session{
+			IdleTimeout: 30 * time.Minute, AbsoluteTimeout: 12 * time.Hour, SameSite: "strict", RotationGrace: time.Minute, CacheTTL: 5 * time.Second, AfterLogout: "/",
+			Remember: 720 * time.Hour, Binding: "split_key", MaxPerUser: 2, ClearSiteData: []string{"storage"}, Revalidate: time.Minute,
+		}},
+		{"token", a.Token, config.Token{
+			Mode: "mint", Audience: []string{"https://api.example.com"}, Lifetime: 5 * time.Minute,
+			SigningKeys: []config.Secret{config.Secret(pem), config.Secret(pem + "2")}, Subject: "pairwise", PairwiseKey: key2, Claims: []string{"roles"},
+		}},
+		{"accept", [][]string{a.Routes[0].Accept, a.Routes[1].Accept, a.Routes[2].Accept}, [][]string{{"bearer", "cookie"}, {"cookie"}, nil}},
+		{"require", a.Routes[0].Require, map[string][]string{"roles": {"admin", "owner"}, "level": {"3"}}},
+		{"no require", a.Routes[1].Require == nil, true},
+	} {
+		if !reflect.DeepEqual(row.got, row.want) {
+			t.Errorf("%s: got %#v, want %#v", row.key, row.got, row.want)
+		}
+	}
+	p := c.Problem("apps[0].token.signing_keys[1]", "is no key")
+	if got, want := p.String(), fmt.Sprintf(":%d: apps[0].token.signing_keys[1]: is no key", 1+strings.Count(text[:strings.Index(text, "- |")], "\n")); !strings.HasSuffix(got, "cloakroom.yaml"+want) {
+		t.Errorf("got %s, want %s", got, want)
+	}
+	if s := fmt.Sprintf("%+v %#v", c, c.Apps[0].Token); strings.Contains(s, "MC4CAQ") || strings.Contains(s, key2) {
+		t.Errorf("shows a secret: %s", s)
 	}
 }
 

@@ -47,10 +47,18 @@ type Config struct {
 	Apps  []App
 
 	warnings []Problem
+	file     string
+	lines    map[string]int // by key
 }
 
 // Warnings are settings that work and that an operator should know about.
 func (c *Config) Warnings() []Problem { return c.warnings }
+
+// Problem is something wrong with a key of the file that only its user could
+// find. key is spelled as in [Problem.Key]; message must not quote a value.
+func (c *Config) Problem(key, message string) Problem {
+	return Problem{File: c.file, Line: c.lines[key], Key: key, Message: message}
+}
 
 // Drain says how the process stops.
 type Drain struct {
@@ -120,6 +128,8 @@ type Provider struct {
 	UnknownAnswer string
 	// EndSessionEndpoint overrides discovery; empty: discovery's.
 	EndSessionEndpoint string
+	// PasswordLogin lets the page log people in by user name and password.
+	PasswordLogin bool
 }
 
 // Session is the app's session policy.
@@ -130,11 +140,26 @@ type Session struct {
 	RotationGrace   time.Duration
 	CacheTTL        time.Duration // 0: nothing is cached
 	AfterLogout     string        // a path of the app's; empty: a page that says so
+	Remember        time.Duration // both timeouts of a remembered session; 0: none is
+	Binding         string        // "none" or "split_key"
+	MaxPerUser      int           // 0: any number
+	ClearSiteData   []string      // what browsers forget at logout; never "cookies"
+	Revalidate      time.Duration // 0 unless Token.Mode is "mint"
 }
 
-// Token says how the page gets access tokens.
+// Token says how the page gets access tokens. All but Mode and Audience is zero
+// unless Mode is "mint".
 type Token struct {
-	Mode string // "relay" or "off"
+	Mode string // "relay", "mint" or "off"
+	// Audience is whom tokens are for: minted ones for the first, bearers on
+	// routes for any. Empty in mode relay: no route accepts bearers.
+	Audience []string
+	Lifetime time.Duration
+	// SigningKeys are PEM texts that nobody has parsed yet: the first signs.
+	SigningKeys []Secret
+	Subject     string   // "pairwise" or "provider"
+	PairwiseKey Secret   // at least 256 bits; empty unless Subject is "pairwise"
+	Claims      []string // copied into the token
 }
 
 // Route leads a path prefix to an upstream or to files. Exactly one of
@@ -149,4 +174,7 @@ type Route struct {
 	Auth        string        // "required", "optional" or "none"
 	Token       string        // "session" or "none"
 	Methods     []string      // empty: all
+	Accept      []string      // of "cookie" and "bearer"; empty where Auth is "none"
+	// Require are claims, and the values of which each must have one.
+	Require map[string][]string
 }

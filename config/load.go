@@ -24,7 +24,7 @@ const maxDepth = 64
 // Load reads the file at path. getenv looks environment variables up
 // ([os.LookupEnv]). Every error is an [*Error]: what is wrong is all in it.
 func Load(path string, getenv func(name string) (value string, ok bool)) (*Config, error) {
-	l := &loader{file: path, dir: filepath.Dir(path), getenv: getenv}
+	l := &loader{file: path, dir: filepath.Dir(path), getenv: getenv, lines: map[string]int{}}
 	if abs, err := filepath.Abs(l.dir); err == nil {
 		l.dir = abs
 	}
@@ -41,7 +41,7 @@ func Load(path string, getenv func(name string) (value string, ok bool)) (*Confi
 		return nil, err
 	}
 	sortByLine(l.warnings)
-	c.warnings = l.warnings
+	c.warnings, c.file, c.lines = l.warnings, l.file, l.lines
 	return c, nil
 }
 
@@ -52,6 +52,7 @@ type loader struct {
 	problems  []Problem
 	warnings  []Problem
 	secrets   []usedSecret
+	lines     map[string]int // of the keys that are there
 }
 
 // usedSecret remembers where a secret was seen, to find one used twice.

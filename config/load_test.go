@@ -99,8 +99,8 @@ func TestDefaults(t *testing.T) {
 		{"admin", c.Admin, config.Admin{Network: "tcp", Address: "127.0.0.1:9090"}},
 		{"log", fmt.Sprint(c.Log), "{INFO json}"},
 		{"origin", a.Origin.String(), "https://shop.example.com"},
-		{"provider", fmt.Sprint(a.Provider), "{https://id.example.com shop-gateway client_secret_basic [redacted] [openid profile offline_access] map[] [prompt login_hint ui_locales] false 0s retry }"},
-		{"session", a.Session, config.Session{IdleTimeout: 30 * time.Minute, AbsoluteTimeout: 12 * time.Hour, SameSite: "strict", RotationGrace: time.Minute, CacheTTL: 5 * time.Second, AfterLogout: "/"}},
+		{"provider", fmt.Sprint(a.Provider), "{https://id.example.com shop-gateway client_secret_basic [redacted] [openid profile offline_access] map[] [prompt login_hint ui_locales] false 0s retry  false}"},
+		{"session", a.Session, config.Session{IdleTimeout: 30 * time.Minute, AbsoluteTimeout: 12 * time.Hour, SameSite: "strict", RotationGrace: time.Minute, CacheTTL: 5 * time.Second, AfterLogout: "/", Binding: "none"}},
 		{"token", a.Token, config.Token{Mode: "relay"}},
 		{"user_claims", fmt.Sprint(a.UserClaims), "[sub name email picture]"},
 		{"warnings", len(c.Warnings()), 0},
@@ -164,18 +164,21 @@ apps:
       issuer: http://id.example.com
       client_secret: ${env:NOWHERE}
       scopes: [profile]
-      password_login: false
+      pasword_login: true
     session:
       idle_timeout: 1s
       same_site: none
-      revalidate: 5m
-      binding: none
-    token: {mode: mint, lifetime: 5m}
+      revalidate: 2s
+      binding: all
+      remember: 12h
+      max_per_user: -1
+      clear_site_data: [cookies, everything, cache, cache]
+    token: {mode: mint, lifetime: 2h, audience: [], subject: mine, pairwise_key: tiny, signing_keys: [], claim: [x]}
     pages: ""
     routes:
       - {path: api, upstream: "http://u:p@api/../x"}
-      - {path: /x, files: /nowhere, dev_server: "http://localhost"}
-      - {path: /y, upstream: "http://api", require: {roles: [admin]}, headers: {X-User: sub}, accept: [cookie]}
+      - {path: /x, files: /nowhere, dev_server: "http://localhost", require: {roles: [admin]}, accept: [bearer]}
+      - {path: /y, upstream: "http://api", require: {roles: []}, headers: {X-User: sub}, accept: [cookie, basic]}
 `)
 	got := problems(t, err)
 	want := []string{
@@ -203,21 +206,32 @@ apps:
 		"21: apps[0].provider.issuer: must be https: http is for a provider on this machine",
 		"22: apps[0].provider.client_secret: the environment variable NOWHERE is not set",
 		"23: apps[0].provider.scopes: must hold openid",
-		"24: apps[0].provider.password_login: is unknown",
+		"24: apps[0].provider.pasword_login: is unknown; did you mean password_login?",
 		"26: apps[0].session.idle_timeout: must be at least 1m",
 		"27: apps[0].session.same_site: must be strict or lax",
-		"28: apps[0].session.revalidate: is unknown",
-		"29: apps[0].session.binding: is unknown",
-		"30: apps[0].token.mode: must be relay or off",
-		"30: apps[0].token.lifetime: is unknown",
-		"31: apps[0].pages: is unknown",
-		"33: apps[0].routes[0].path: must start with /",
-		"33: apps[0].routes[0].upstream: must hold no user and no password",
-		"34: apps[0].routes[1].files: can't be read: no such file or directory",
-		"34: apps[0].routes[1].dev_server: is unknown",
-		"35: apps[0].routes[2].require: is unknown",
-		"35: apps[0].routes[2].headers: is unknown",
-		"35: apps[0].routes[2].accept: is unknown",
+		"28: apps[0].session.revalidate: must be at least 5s",
+		"29: apps[0].session.binding: must be none or split_key",
+		"30: apps[0].session.remember: must be longer than absolute_timeout, 12h, or 0s: nobody is remembered",
+		"31: apps[0].session.max_per_user: must be a whole number in decimal digits",
+		"32: apps[0].session.clear_site_data[0]: would clear the cookies of the whole site, the provider's too; ours is deleted anyway",
+		"32: apps[0].session.clear_site_data[1]: must be one of cache, storage, executionContexts, clientHints, prefetchCache, prerenderCache",
+		"32: apps[0].session.clear_site_data[3]: is in the list twice",
+		"33: apps[0].token.lifetime: must be at most 1h",
+		"33: apps[0].token.audience: is empty",
+		"33: apps[0].token.signing_keys: is empty: make a key with `cloakroom keys new --signing ES256`",
+		"33: apps[0].token.subject: must be pairwise or provider",
+		"33: apps[0].token.pairwise_key: must be 43 characters of base64url, as `cloakroom keys new` prints them",
+		"33: apps[0].token.claim: is unknown; did you mean claims?",
+		"34: apps[0].pages: is unknown",
+		"36: apps[0].routes[0].path: must start with /",
+		"36: apps[0].routes[0].upstream: must hold no user and no password",
+		"37: apps[0].routes[1].files: can't be read: no such file or directory",
+		"37: apps[0].routes[1].accept: has no effect where auth is none",
+		"37: apps[0].routes[1].require: needs auth: required",
+		"37: apps[0].routes[1].dev_server: is unknown",
+		"38: apps[0].routes[2].accept[1]: must be cookie or bearer",
+		"38: apps[0].routes[2].require.roles: is empty",
+		"38: apps[0].routes[2].headers: is unknown",
 	}
 	if !reflect.DeepEqual(got, want) {
 		t.Errorf("got\n%s\n\nwant\n%s", strings.Join(got, "\n"), strings.Join(want, "\n"))

@@ -76,6 +76,7 @@ func (v value) object() *object {
 			child.problem("is given twice, first on line %d", first.line)
 			continue
 		}
+		v.l.lines[child.path] = child.line
 		o.fields[name] = child
 		o.names = append(o.names, name)
 	}
@@ -151,6 +152,7 @@ func (v value) list() ([]value, bool) {
 	out := make([]value, len(n.Values))
 	for i, e := range n.Values {
 		out[i] = value{l: v.l, path: fmt.Sprintf("%s[%d]", v.path, i), line: lineOf(e), node: e}
+		v.l.lines[out[i].path] = out[i].line
 	}
 	return out, true
 }
@@ -168,9 +170,19 @@ func (v value) plain(want string) bool {
 	return false
 }
 
-// text is a scalar's text as it stands in the file, expanded; false: there is
-// none, or a problem was reported. Numbers are text as they are spelled.
+// text is a scalar's one line of text as it stands in the file, expanded; false:
+// there is none, or a problem was reported. Numbers are text as they are spelled.
 func (v value) text() (string, bool) {
+	s, ok := v.scalar()
+	if ok && (strings.ContainsFunc(s, unicode.IsControl) || strings.ContainsRune(s, unicode.ReplacementChar)) {
+		v.problem("must be one line of text without control characters")
+		return "", false
+	}
+	return s, ok
+}
+
+// scalar is text, of any characters.
+func (v value) scalar() (string, bool) {
 	if !v.set() {
 		return "", false
 	}
@@ -191,10 +203,6 @@ func (v value) text() (string, bool) {
 	s, err := v.l.expand(s)
 	if err != nil {
 		v.problem("%v", err)
-		return "", false
-	}
-	if strings.ContainsFunc(s, unicode.IsControl) || strings.ContainsRune(s, unicode.ReplacementChar) {
-		v.problem("must be one line of text without control characters")
 		return "", false
 	}
 	return s, true
@@ -224,6 +232,16 @@ func (v value) needed() (string, bool) {
 // secret is v's text, kept for [loader.reused]; use says what it is for.
 func (v value) secret(use string) (Secret, bool) {
 	s, ok := v.text()
+	return v.used(s, ok, use)
+}
+
+// lines is secret for a text of several lines, such as PEM.
+func (v value) lines(use string) (Secret, bool) {
+	s, ok := v.scalar()
+	return v.used(s, ok, use)
+}
+
+func (v value) used(s string, ok bool, use string) (Secret, bool) {
 	if !ok {
 		return "", false
 	}

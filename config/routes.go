@@ -17,11 +17,8 @@ func (l *loader) routes(v value) []Route {
 		o := e.object()
 		r := l.route(o)
 		o.done()
-		if r.Path == "" {
-			continue
-		}
 		for i, other := range out {
-			if clash(r, other) {
+			if r.Path != "" && clash(r, other) {
 				o.get("path").problem("leads to the same requests as %s", at[i].path)
 				break
 			}
@@ -81,6 +78,8 @@ func (l *loader) route(o *object) Route {
 	case r.Token == "session" && r.Auth == "none":
 		token.problem("must be none where auth is none")
 	}
+	r.Accept = accept(o.get("accept"), r.Auth)
+	r.Require = requirements(o.get("require"), r.Auth)
 	r.StripPrefix = stripPrefix(o.get("strip_prefix"), r.Path)
 	r.Methods = methods(o.get("methods"))
 	return r
@@ -176,6 +175,60 @@ func methods(v value) []string {
 		default:
 			out = append(out, s)
 		}
+	}
+	return out
+}
+
+// accept says what may authenticate a request: a cookie unless told otherwise.
+func accept(v value, auth string) []string {
+	if auth == "none" {
+		if v.set() {
+			v.problem("has no effect where auth is none")
+		}
+		return nil
+	}
+	if !v.set() {
+		return []string{"cookie"}
+	}
+	var out []string
+	list, ok := v.list()
+	if ok && len(list) == 0 {
+		v.problem("is empty: cookie, bearer or both")
+	}
+	for _, e := range list {
+		s, ok := e.needed()
+		switch {
+		case !ok:
+		case s != "cookie" && s != "bearer":
+			e.problem("must be cookie or bearer")
+		case slices.Contains(out, s):
+			e.problem("is in the list twice")
+		default:
+			out = append(out, s)
+		}
+	}
+	return out
+}
+
+// requirements are the claims that a request's user must have. Where nobody
+// needs to be logged in, they would keep nobody out.
+func requirements(v value, auth string) map[string][]string {
+	if !v.set() {
+		return nil
+	}
+	o := v.object()
+	if auth != "required" {
+		v.problem("needs auth: required")
+	} else if !o.broken && len(o.names) == 0 {
+		v.problem("is empty: leave the key out to require nothing")
+	}
+	out := map[string][]string{}
+	for _, name := range o.names {
+		if name == "" || len(name) > maxName {
+			o.get(name).problem("is no name of a claim")
+			continue
+		}
+		out[name] = names(o.get(name), 64)
 	}
 	return out
 }
