@@ -3,7 +3,11 @@ package gateway
 import (
 	"bytes"
 	"context"
+	"crypto/hmac"
+	"crypto/sha256"
+	"encoding/base64"
 	"errors"
+	"io"
 	"net/http"
 	"net/url"
 	"strings"
@@ -106,6 +110,25 @@ func TestCodecKeepsItsInput(t *testing.T) {
 	}
 	if !bytes.Equal(in, bytes.Repeat([]byte{7}, 57)) {
 		t.Error("encode changed what it was given")
+	}
+}
+
+// The record judges a session's age: a cookie of 1970 opens.
+func TestTicketOfAnyAge(t *testing.T) {
+	key := session.NewServerKey()
+	a, tk := testApp(t, "shop", key), newTicket()
+	raw, err := base64.URLEncoding.DecodeString(sealed(t, a, tk))
+	if err != nil {
+		t.Fatal(err)
+	}
+	parts := bytes.SplitN(raw, []byte("|"), 3) // date|value|mac, the mac over name|date|value
+	ring, _ := session.NewKeyring(key)
+	mac := hmac.New(sha256.New, ring.Derive("cloakroom/1 cookie", "shop", 64)[0][:32])
+	old := "1|" + string(parts[1])
+	io.WriteString(mac, sessionCookie+"|"+old)
+	text := base64.URLEncoding.EncodeToString(mac.Sum([]byte(old + "|")))
+	if got, err := a.ticket(cookieHeader(sessionCookie + "=" + text)); err != nil || got != tk {
+		t.Errorf("ticket = %v, %v", got, err)
 	}
 }
 

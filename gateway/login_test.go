@@ -256,6 +256,22 @@ func TestSeveralParked(t *testing.T) {
 	eventually(t, "its refresh token is revoked", func() bool { return len(w.provider.Live("")) == 1 })
 }
 
+// A second step that runs twice, as when the deletion of the login's cookie is
+// lost, doesn't end the session that it has set.
+func TestLandTwice(t *testing.T) {
+	w := newWorld(t)
+	b := w.browser(w.replica())
+	tab := b.callback("/bff/login?return_to=/public/x")
+	if _, err := b.follow(tab.String(), "cross-site", func(answer) bool { return true }); err != nil {
+		t.Fatal(err)
+	}
+	before := b.copy()
+	want(t, b.visit("/bff/callback", "same-origin"), 200)
+	maps.Copy(b.jar, before.jar)
+	want(t, b.visit("/bff/callback", "same-origin"), 200)
+	want(t, b.fetch("GET", "/bff/user"), 200)
+}
+
 // B-05: a login lives for ten minutes, whatever the session's times.
 func TestB05Expiry(t *testing.T) {
 	w := newWorld(t)
