@@ -119,6 +119,8 @@ func TestLooksWaitForTheHolder(t *testing.T) {
 	a, err := f.Look(ctx, sid, 1, 30*time.Second, 1)
 	want(t, a, err, Busy)
 	f.offset += 11 * time.Second
+	a, err = f.Look(ctx, sid, 99, 30*time.Second, 1)
+	want(t, a, err, Moved)
 	a, err = f.Look(ctx, sid, 1, 30*time.Second, 1)
 	want(t, a, err, Looked)
 	f.offset += 29 * time.Second
