@@ -202,12 +202,16 @@ func TestClosedTabDoesNotLoseTheRefresh(t *testing.T) {
 		t.Fatalf("the closed tab's request: %v", err)
 	}
 	hold.Release()
+	other := b.Clone()
 	r := token(b)
 	if got := subject(t, r); got != "sub-alice" {
 		t.Fatalf("the token is %q's", got)
 	}
 	if r.Successor() == "" {
 		t.Error("nobody was there for the successor, and the next bearer did not get it")
+	}
+	if r := token(other); r.Status != http.StatusOK || r.Successor() != "" {
+		t.Errorf("the bearer after that: %s, with a successor: %v", r, r.Successor() != "")
 	}
 	redeemed(t, p, 1)
 }
