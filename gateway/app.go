@@ -25,15 +25,21 @@ type App struct {
 	Origin *url.URL
 	// Provider is where people log in.
 	Provider *idp.Provider
-	// Session is the policy. Its Name, Refresh and Revoke are filled in by
-	// [Gateway.Swap].
+	// Session is the policy. Its Name, SplitKey, Refresh and Revoke are filled in
+	// by [Gateway.Swap].
 	Session session.App
 	// SameSite is the session cookie's. Anything but http.SameSiteLaxMode means
 	// Strict.
 	SameSite http.SameSite
 	// LoginParams are the query parameters of /bff/login that are passed on to
-	// the provider.
+	// the provider; of them, "remember" is the gateway's own.
 	LoginParams []string
+	// PasswordLogin lets POST /bff/login present a name and a password at the
+	// provider, which has to be run by whoever runs the app.
+	PasswordLogin bool
+	// SplitKey asks the page for a local key beside the cookie: see
+	// [session.LocalKey].
+	SplitKey bool
 	// UserClaims are the claims that /bff/user shows.
 	UserClaims []string
 	// Token says what /bff/token hands out.
@@ -41,7 +47,10 @@ type App struct {
 	// AfterLogout is a path of the app, or a URL, where a finished logout lands;
 	// empty: a page that says so.
 	AfterLogout string
-	Routes      []Route
+	// ClearSiteData is what browsers are told to forget at logout ("storage", …;
+	// Clear Site Data, W3C). They listen to it over https alone.
+	ClearSiteData []string
+	Routes        []Route
 }
 
 // TokenMode says how an app's page gets access tokens.
@@ -138,6 +147,7 @@ func (g *Gateway) prepare(def App) (*app, error) {
 
 	policy := def.Session
 	policy.Name = def.Name
+	policy.SplitKey = def.SplitKey
 	policy.Refresh = g.refreshAt(def.Name, def.Provider)
 	policy.Revoke = g.revokeAt(def.Name, def.Provider)
 	a.policy = &policy

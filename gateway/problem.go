@@ -20,7 +20,12 @@ type code string
 
 const (
 	codeLoginRequired       code = "login_required"
+	codeTokenExpired        code = "token_expired"
+	codeTokenInvalid        code = "token_invalid"
+	codeLocalKeyRequired    code = "local_key_required"
+	codeInvalidCredentials  code = "invalid_credentials"
 	codeAccountLocked       code = "account_locked"
+	codeAccessDenied        code = "access_denied"
 	codeCrossOriginBlocked  code = "cross_origin_blocked"
 	codeInvalidRequest      code = "invalid_request"
 	codeLoginExpired        code = "login_expired"
@@ -30,6 +35,7 @@ const (
 	codeMethodNotAllowed    code = "method_not_allowed"
 	codeTooLarge            code = "too_large"
 	codeUnknownHost         code = "unknown_host"
+	codeRateLimited         code = "rate_limited"
 	codeLoginFailed         code = "login_failed"
 	codeUpstreamUnreachable code = "upstream_unreachable"
 	codeUpstreamTimeout     code = "upstream_timeout"
@@ -51,7 +57,12 @@ var codes = map[code]struct {
 	title  string
 }{
 	codeLoginRequired:       {http.StatusUnauthorized, "You need to log in."},
+	codeTokenExpired:        {http.StatusUnauthorized, "The access token has expired."},
+	codeTokenInvalid:        {http.StatusUnauthorized, "The access token is not accepted."},
+	codeLocalKeyRequired:    {http.StatusUnauthorized, "You need to log in."},
+	codeInvalidCredentials:  {http.StatusUnauthorized, "The user name or the password is wrong."},
 	codeAccountLocked:       {http.StatusForbidden, "This account is locked."},
+	codeAccessDenied:        {http.StatusForbidden, "You may not do this."},
 	codeCrossOriginBlocked:  {http.StatusForbidden, "The request did not come from this site."},
 	codeInvalidRequest:      {http.StatusBadRequest, "The request could not be understood."},
 	codeLoginExpired:        {http.StatusBadRequest, "This login has expired or was finished elsewhere."},
@@ -61,6 +72,7 @@ var codes = map[code]struct {
 	codeMethodNotAllowed:    {http.StatusMethodNotAllowed, "This can't be done here."},
 	codeTooLarge:            {http.StatusRequestEntityTooLarge, "The request is too large."},
 	codeUnknownHost:         {http.StatusMisdirectedRequest, "This host is not served here."},
+	codeRateLimited:         {http.StatusTooManyRequests, "Too many attempts. Wait a moment."},
 	codeLoginFailed:         {http.StatusBadGateway, "The login failed."},
 	codeUpstreamUnreachable: {http.StatusBadGateway, "The service behind this page can't be reached."},
 	codeUpstreamTimeout:     {http.StatusGatewayTimeout, "The service behind this page took too long."},
@@ -76,7 +88,7 @@ type problem struct {
 	code       code
 	reason     session.Reason // with codeLoginRequired
 	detail     string         // for the developer who calls us
-	retryAfter time.Duration  // with 503
+	retryAfter time.Duration  // with 429 and 503
 	allow      string         // with 405
 	err        error
 }
@@ -133,6 +145,12 @@ func explain(ctx context.Context, err error) *problem {
 	switch {
 	case errors.Is(err, errNoTicket), errors.Is(err, errBadTicket), errors.Is(err, session.ErrNoSession):
 		return &problem{code: codeLoginRequired, reason: reasonNoSession, err: err}
+	case errors.Is(err, session.ErrLocalKey):
+		return &problem{code: codeLocalKeyRequired, err: err}
+	case errors.Is(err, session.ErrTokenExpired):
+		return &problem{code: codeTokenExpired, err: err}
+	case errors.Is(err, idp.ErrCredentials):
+		return &problem{code: codeInvalidCredentials, err: err}
 	case errors.Is(err, idp.ErrUnavailable):
 		return &problem{code: codeProviderUnavailable, err: err}
 	case errors.Is(err, idp.ErrRejected):
@@ -188,7 +206,7 @@ func (g *Gateway) fail(w *response, r *http.Request, err error) {
 		Type: "urn:cloakroom:" + string(p.code), Title: title, Status: status,
 		Detail: p.detail, Code: p.code, TraceID: w.trace, Reason: p.reason,
 	}
-	if status == http.StatusServiceUnavailable {
+	if status == http.StatusServiceUnavailable || status == http.StatusTooManyRequests {
 		wait := max(p.retryAfter, 0)
 		if wait == 0 {
 			wait = retryAfterDefault
@@ -214,7 +232,7 @@ func (g *Gateway) fail(w *response, r *http.Request, err error) {
 // offersLogin reports whether beginning a login is what mends it.
 func offersLogin(c code) bool {
 	switch c {
-	case codeLoginRequired, codeLoginExpired, codeLoginCancelled, codeLoginFailed, codeCookieRefused:
+	case codeLoginRequired, codeLocalKeyRequired, codeLoginExpired, codeLoginCancelled, codeLoginFailed, codeCookieRefused:
 		return true
 	}
 	return false
