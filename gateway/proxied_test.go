@@ -361,6 +361,8 @@ func TestWebSocketHandshake(t *testing.T) {
 		line := ""
 		if origin != "" {
 			line = "Origin: " + origin + "\r\n"
+		} else {
+			line = "Sec-Fetch-Site: same-origin\r\nX-BFF: 1\r\n" // would do for any other request
 		}
 		return w.raw(b.at, "GET /api/ws HTTP/1.1\r\nHost: app.test\r\nConnection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\n"+
 			"Sec-WebSocket-Key: x3JJHMbDL1EzLkh9GBhXDw==\r\n"+line+"Cookie: "+ticketCookie+"="+b.jar[ticketCookie].Value+"\r\n\r\n")
