@@ -97,3 +97,19 @@ func TestRefusedWriteIsNotIdleTime(t *testing.T) {
 	w.pass(6 * time.Minute)
 	w.open(k, ticket, page)
 }
+
+// What a predecessor opened is not kept for its successor: whose first showing
+// has to reach Redis, since it starts the predecessor's grace.
+func TestFirstShowingReachesRedisPastTheCache(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	k := w.listening()
+	first := w.begin(k)
+	second := w.rotate(k, first)
+	for range 20 { // the rotation's own news, which forbids keeping, is soon over
+		w.open(k, first, page)
+	}
+	w.open(k, second, page)
+	w.pass(w.app.Grace + time.Second)
+	w.wantEnded(k, first, session.ReasonReuseDetected)
+}
