@@ -1,7 +1,6 @@
 package proxy
 
 import (
-	"bufio"
 	"context"
 	"errors"
 	"fmt"
@@ -29,13 +28,19 @@ type exchange struct {
 	in      *http.Request
 	w       http.ResponseWriter
 	ctx     context.Context
+	cancel  context.CancelCauseFunc
 	upgrade bool // a WebSocket was asked for
 	clock   clock
 
-	err      error // set by fail, on the handler's goroutine
-	hijacked bool  // the connection is no longer the server's
+	// Of the handler's goroutine.
+	err      error       // set by fail
+	conn     net.Conn    // that carries the upgrade
+	upstream *side       // set when the upstream has agreed to it
+	head     http.Header // of its 101
 
 	mu      sync.Mutex
+	phase   phase
+	ended   bool  // by the caller, before the answer or within it
 	bodyErr error // why the request's body could not be read
 	done    bool  // the final header is in: no more informational ones
 	passed  int   // informational responses passed on
@@ -136,10 +141,10 @@ func (p *Proxy) respond(res *http.Response) error {
 	}
 	cleanResponse(res.Header, p.cfg.OwnCookies)
 	if res.StatusCode == http.StatusSwitchingProtocols {
-		if !x.upgrade {
-			return errors.New("switched protocols unasked")
-		}
-		return nil
+		return x.switched(res)
+	}
+	if !x.hold(phaseAnswering) {
+		return ErrEnded
 	}
 	if _, ok := res.Header["Content-Type"]; !ok {
 		x.w.Header()["Content-Type"] = nil // or net/http would guess one
@@ -167,9 +172,11 @@ func fail(_ http.ResponseWriter, r *http.Request, err error) {
 // verdict says whose fault x.err is.
 func (x *exchange) verdict() error {
 	x.mu.Lock()
-	bodyErr := x.bodyErr
+	bodyErr, ended := x.bodyErr, x.ended
 	x.mu.Unlock()
 	switch cause := context.Cause(x.ctx); {
+	case ended:
+		return ErrEnded
 	case errors.Is(cause, ErrTimeout) || errors.Is(x.err, ErrTimeout):
 		return ErrTimeout
 	case x.in.Context().Err() != nil:
@@ -192,9 +199,12 @@ type informer struct{ http.RoundTripper }
 
 func (t informer) RoundTrip(r *http.Request) (*http.Response, error) {
 	x := exchangeOf(r.Context())
+	trace := &httptrace.ClientTrace{Got1xxResponse: x.inform}
+	if x.upgrade {
+		trace.GotConn = x.gotConn
+	}
 	// From x.ctx, not from r's: this takes the place of ReverseProxy's trace.
-	res, err := t.RoundTripper.RoundTrip(r.WithContext(
-		httptrace.WithClientTrace(x.ctx, &httptrace.ClientTrace{Got1xxResponse: x.inform})))
+	res, err := t.RoundTripper.RoundTrip(r.WithContext(httptrace.WithClientTrace(x.ctx, trace)))
 	x.mu.Lock()
 	x.done = true
 	x.mu.Unlock()
@@ -296,39 +306,4 @@ func (c *clock) stop() bool {
 		c.ok = c.timer.Stop()
 	}
 	return c.ok
-}
-
-// hijackWatch notes that a connection was taken over, after which there is
-// nothing left to answer.
-type hijackWatch struct {
-	http.ResponseWriter
-	x *exchange
-}
-
-func (w *hijackWatch) Unwrap() http.ResponseWriter { return w.ResponseWriter }
-
-func (w *hijackWatch) Hijack() (net.Conn, *bufio.ReadWriter, error) {
-	conn, rw, err := http.NewResponseController(w.ResponseWriter).Hijack()
-	w.x.hijacked = err == nil
-	return conn, rw, err
-}
-
-// IsWebSocket reports whether r asks for a WebSocket (RFC 6455 section 4.1):
-// the only upgrade that is forwarded. A request that asks for others beside it
-// is served without any.
-func IsWebSocket(r *http.Request) bool {
-	up := r.Header["Upgrade"]
-	return r.Method == http.MethodGet && r.ProtoMajor == 1 && r.ProtoMinor >= 1 && r.ContentLength == 0 &&
-		len(up) == 1 && strings.EqualFold(up[0], "websocket") && hasToken(r.Header["Connection"], "upgrade")
-}
-
-func hasToken(lines []string, token string) bool {
-	for _, line := range lines {
-		for t := range strings.SplitSeq(line, ",") {
-			if strings.EqualFold(textproto.TrimString(t), token) {
-				return true
-			}
-		}
-	}
-	return false
 }

@@ -159,6 +159,7 @@ type frontOptions struct {
 	wrap   func(http.ResponseWriter) http.ResponseWriter
 	before func(w http.ResponseWriter, r *http.Request) // e.g. limits
 	ctx    func(context.Context) context.Context
+	ended  <-chan struct{}
 }
 
 func newFront(t testing.TB, cfg Config, o frontOptions) *front {
@@ -191,7 +192,7 @@ func newFront(t testing.TB, cfg Config, o frontOptions) *front {
 		if o.ctx != nil {
 			r = r.WithContext(o.ctx(r.Context()))
 		}
-		err = p.Forward(w, r, Call{Path: path, Bearer: o.bearer})
+		err = p.Forward(w, r, Call{Path: path, Bearer: o.bearer, Ended: o.ended})
 		f.errs <- err
 		switch {
 		case err == nil:
@@ -199,6 +200,8 @@ func newFront(t testing.TB, cfg Config, o frontOptions) *front {
 			w.WriteHeader(http.StatusMethodNotAllowed)
 		case errors.Is(err, ErrRequestBody):
 			w.WriteHeader(http.StatusBadRequest)
+		case errors.Is(err, ErrEnded):
+			w.WriteHeader(http.StatusUnauthorized)
 		case errors.Is(err, ErrTimeout):
 			w.WriteHeader(http.StatusGatewayTimeout)
 		default:

@@ -38,6 +38,30 @@
 // goes away cancels the request to the upstream. An upstream that breaks off
 // within its answer breaks off the answer (http.ErrAbortHandler).
 //
+// # WebSockets
+//
+// Frames pass byte for byte, whatever extension the two ends have agreed on:
+// only headers are looked at (RFC 6455 section 5.2), so that a Close frame of
+// the gateway's comes between two frames and never inside one. Both ends get
+// the same:
+//
+//   - 4401 "session ended", when [Call].Ended is closed;
+//   - 1001, when the request's context is cancelled;
+//   - 1002, when one of them sends what is no frame, which is not passed on.
+//
+// From then on they have 250 ms: for the frame that is under way, and to answer
+// with a Close frame of their own. Then both connections are cut. When one
+// breaks off, the other is cut at once.
+//
+// An end that has sent all, and says so by closing its half of the connection,
+// still receives; the other may be silent for 10 s from then on. While nothing
+// is wrong there is no deadline for reading: ping is between the two ends. An
+// end that doesn't read is waited for, which keeps the other from sending more
+// than one buffer (16 KiB) and what the kernel takes; for a minute, then both
+// are cut off. An idle WebSocket holds no large buffer.
+//
+// # Headers set beforehand
+//
 // Headers that are in the ResponseWriter beforehand go out with the final
 // header and not with an informational one. The final header is written by one
 // WriteHeader, unless the protocol is switched: then the connection is
@@ -73,6 +97,9 @@ var (
 	// ErrTimeout is the error for an upstream that was silent for longer than
 	// the route allows. The answer is 504.
 	ErrTimeout = errors.New("upstream did not answer in time")
+	// ErrEnded is the error for a request whose [Call] had Ended before it was
+	// answered. The answer is 401.
+	ErrEnded = errors.New("ended by the gateway")
 )
 
 // DefaultTimeout is a [Config]'s Timeout where it is zero.
@@ -103,9 +130,12 @@ type Config struct {
 	// ("cloakroom" for "__Host-Http-Cloakroom"), and should know both. Nil: the
 	// gateway has none.
 	OwnCookies func(name string) bool
-	// Transport is shared by the routes; nil makes one for this route.
+	// Transport is shared by the routes; nil makes one for this route. For a
+	// WebSocket it must be, or wrap, an http.Transport: the tunnel needs the
+	// connection that httptrace tells of.
 	Transport http.RoundTripper
-	// Log is told of answers that broke off. Nil: nothing is logged.
+	// Log is told of answers that broke off, and of WebSockets whose frames
+	// are malformed. Nil: nothing is logged.
 	Log *slog.Logger
 }
 
@@ -126,6 +156,11 @@ type Call struct {
 	Bearer Bearer
 	// Traceparent is for the upstream; empty means [Traceparent] of the request.
 	Traceparent string
+	// Ended is closed when the session that the call is made for has ended.
+	// If it is closed already, nothing is sent. A request that is not answered
+	// yet is cancelled, and its error is [ErrEnded]; an answer under way is cut;
+	// a WebSocket is closed with 4401. Nil: it never ends.
+	Ended <-chan struct{}
 }
 
 // Proxy forwards requests to one upstream. It is immutable and safe for
@@ -183,25 +218,32 @@ func New(cfg Config) (*Proxy, error) {
 
 // Forward sends r to the upstream and its answer to w. An error means that no
 // final header has been written, so the caller can still answer: it wraps
-// [ErrUnreachable], [ErrTimeout], [ErrRequestBody] or [ErrMethod], or is the
-// request's context's (context.Canceled: the client is gone). Its text is for
-// logs, not for the client.
+// [ErrUnreachable], [ErrTimeout], [ErrRequestBody], [ErrEnded] or [ErrMethod],
+// or is the request's context's (context.Canceled: the client is gone). Its text
+// is for logs, not for the client.
 //
-// When r's context is cancelled later, the response breaks off, a WebSocket's
-// too: that is how a gateway ends a session's streams. Forward panics with
+// When r's context is cancelled later, the response breaks off; a WebSocket is
+// closed with 1001, which is how a server that shuts down takes leave of those
+// that http.Server.Shutdown doesn't know any more. Forward returns when a
+// WebSocket is over and both its connections are closed. It panics with
 // http.ErrAbortHandler when an answer that has begun can't be finished.
 func (p *Proxy) Forward(w http.ResponseWriter, r *http.Request, c Call) error {
 	if r.Method == http.MethodConnect || r.Method == http.MethodTrace {
 		return ErrMethod
 	}
+	if isClosed(c.Ended) {
+		return ErrEnded
+	}
 	ctx, cancel := context.WithCancelCause(r.Context())
 	defer cancel(nil)
-	x := &exchange{proxy: p, call: c, in: r, w: w, upgrade: IsWebSocket(r)}
+	x := &exchange{proxy: p, call: c, in: r, w: w, cancel: cancel, upgrade: IsWebSocket(r)}
 	x.ctx = context.WithValue(ctx, exchangeKey{}, x)
 	x.clock.start(p.cfg.Timeout, func() { cancel(ErrTimeout) })
 	defer x.clock.stop()
-	if x.upgrade {
-		w = &hijackWatch{ResponseWriter: w, x: x}
+	if c.Ended != nil {
+		watch := time.AfterFunc(watchDelay, x.watch)
+		defer watch.Stop()
+		defer x.hold(phaseOver)
 	}
 	if r.ProtoMajor == 1 && r.Body != http.NoBody {
 		// Or net/http would swallow what is left of the request before it lets
@@ -209,8 +251,13 @@ func (p *Proxy) Forward(w http.ResponseWriter, r *http.Request, c Call) error {
 		_ = http.NewResponseController(w).EnableFullDuplex()
 	}
 	p.reverse.ServeHTTP(w, r.WithContext(x.ctx))
-	if x.err == nil || x.hijacked {
-		return nil
+	switch {
+	case x.upstream != nil:
+		return x.tunnel(r.Context())
+	case x.err != nil:
+		return x.verdict()
+	case !x.hold(phaseOver):
+		panic(http.ErrAbortHandler) // its last bytes may have been cut off
 	}
-	return x.verdict()
+	return nil
 }

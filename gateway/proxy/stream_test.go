@@ -3,7 +3,6 @@ package proxy
 import (
 	"bufio"
 	"bytes"
-	"context"
 	"crypto/tls"
 	"io"
 	"net"
@@ -13,83 +12,6 @@ import (
 	"strings"
 	"testing"
 )
-
-const wsRequest = "GET /ws HTTP/1.1\r\nHost: app.test\r\nConnection: keep-alive, Upgrade\r\nUpgrade: WebSocket\r\n" +
-	"Sec-WebSocket-Key: x\r\nSec-WebSocket-Version: 13\r\nCookie: __Host-Http-cloakroom=CKcanary\r\n\r\n"
-
-// switching answers an upgrade, and then echoes.
-func switching(_ *upstream, head string, c net.Conn, br *bufio.Reader) bool {
-	io.WriteString(c, "HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n"+poison+"\r\n")
-	io.Copy(c, br)
-	return false
-}
-
-func TestWebSocket(t *testing.T) {
-	u := serveRaw(t, switching)
-	f := newFront(t, u.to(), frontOptions{
-		bearer: "ATcanary",
-		wrap:   func(w http.ResponseWriter) http.ResponseWriter { return &finalCookie{ResponseWriter: w} },
-	})
-	c := dial(t, f.addr)
-	io.WriteString(c, wsRequest)
-	br := bufio.NewReader(c)
-	head, err := readHead(br)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if status(head) != "101" || strings.Contains(head, "EVIL") || strings.Contains(head, "cloakroom") || !strings.Contains(head, "X-Kept: yes") {
-		t.Errorf("answer %q", head)
-	}
-	for _, msg := range []string{"one", "two", strings.Repeat("three", 20000)} {
-		go io.WriteString(c, msg)
-		got := make([]byte, len(msg))
-		if _, err := io.ReadFull(br, got); err != nil || string(got) != msg {
-			t.Fatalf("echo %.20q, %v; want %.20q", got, err, msg)
-		}
-	}
-	got := u.last(t)
-	if !slices.Equal(values(got, "Upgrade"), []string{"WebSocket"}) || !slices.Equal(values(got, "Authorization"), []string{"Bearer ATcanary"}) || strings.Contains(got, "CKcanary") {
-		t.Errorf("the upstream sees %q", got)
-	}
-	c.Close()
-	if err := f.result(t); err != nil {
-		t.Errorf("Forward: %v", err)
-	}
-}
-
-func TestWebSocketRefused(t *testing.T) {
-	u := serveRaw(t, answerWith("HTTP/1.1 403 Forbidden\r\nContent-Length: 2\r\n\r\nno"))
-	f := newFront(t, u.to(), frontOptions{})
-	c := dial(t, f.addr)
-	io.WriteString(c, wsRequest)
-	if head, err := readHead(bufio.NewReader(c)); err != nil || status(head) != "403" {
-		t.Errorf("answer %q, %v", head, err)
-	}
-}
-
-// A gateway ends a session's streams by cancelling their contexts.
-func TestWebSocketEndsWithItsContext(t *testing.T) {
-	u := serveRaw(t, switching)
-	end := make(chan context.CancelFunc, 1)
-	f := newFront(t, u.to(), frontOptions{ctx: func(ctx context.Context) context.Context {
-		ctx, cancel := context.WithCancel(ctx)
-		end <- cancel
-		return ctx
-	}})
-	c := dial(t, f.addr)
-	io.WriteString(c, wsRequest)
-	br := bufio.NewReader(c)
-	if head, err := readHead(br); err != nil || status(head) != "101" {
-		t.Fatalf("answer %q, %v", head, err)
-	}
-	(<-end)()
-	if n, err := br.Read(make([]byte, 1)); n != 0 || err == nil {
-		t.Errorf("read %d bytes, %v; want the end", n, err)
-	}
-	if err := f.result(t); err != nil {
-		t.Errorf("Forward: %v", err)
-	}
-}
 
 func TestUpgradesThatAreNotForwarded(t *testing.T) {
 	u := serveRaw(t, nil)
@@ -265,8 +187,9 @@ func TestHTTPSUpstream(t *testing.T) {
 		if IsWebSocket(r) {
 			conn, rw, _ := http.NewResponseController(w).Hijack()
 			defer conn.Close()
-			rw.WriteString("HTTP/1.1 101 X\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\nhello")
+			rw.WriteString(switchAnswer)
 			rw.Flush()
+			io.Copy(conn, unmasking(rw))
 			return
 		}
 		w.Header().Set("Trailer", "Grpc-Status, Set-Cookie")
@@ -288,13 +211,8 @@ func TestHTTPSUpstream(t *testing.T) {
 	if !strings.Contains(got, "X-Proto: HTTP/2.0") || !strings.Contains(got, "Grpc-Status: 0\r\n") || strings.Contains(got, "EVIL") {
 		t.Errorf("answer %q", got)
 	}
-	c := dial(t, f.addr)
-	io.WriteString(c, wsRequest)
-	br := bufio.NewReader(c)
-	if head, err := readHead(br); err != nil || status(head) != "101" {
-		t.Errorf("answer %q, %v; want 101, over HTTP/1.1", head, err)
-	}
-	if hello, _ := io.ReadAll(br); string(hello) != "hello" {
-		t.Errorf("tunnel says %q", hello)
+	w := dialWebSocket(t, f.addr) // over HTTP/1.1
+	for _, size := range echoSizes {
+		w.echo(size)
 	}
 }
