@@ -41,6 +41,9 @@ type Keeper struct {
 	metrics *metrics
 	cache   *cache
 	seen    *seen
+	ends    *ends
+	owners  *owners
+	watches *watches
 
 	mu      sync.Mutex // guards flights and quiet
 	flights map[SID]*flight
@@ -71,6 +74,9 @@ func New(st *store.Store, keys *Keyring, opts Options) *Keeper {
 		metrics: newMetrics(opts.Metrics),
 		cache:   newCache(),
 		seen:    newSeen(),
+		ends:    newEnds(),
+		owners:  newOwners(),
+		watches: newWatches(),
 		flights: map[SID]*flight{},
 		quiet:   map[string]time.Time{},
 	}
@@ -79,8 +85,14 @@ func New(st *store.Store, keys *Keyring, opts Options) *Keeper {
 // Run listens to the other replicas until ctx is done. Without it nothing is
 // cached.
 func (k *Keeper) Run(ctx context.Context) {
+	var sweeping sync.WaitGroup
+	defer sweeping.Wait()
+	sweeping.Go(func() { k.sweep(ctx) })
 	k.store.Run(ctx, func(e store.Event) {
 		k.cache.hear(e, k.now())
+		if e.Ended {
+			k.over(e.SID, errOver)
+		}
 		k.wake(e.SID)
 	})
 }
@@ -196,6 +208,7 @@ func (k *Keeper) MayHandOut(h *Handout) bool {
 // ended notes an end that this replica made.
 func (k *Keeper) ended(app *App, sid SID, reason Reason, more ...slog.Attr) {
 	k.cache.hear(store.Event{SID: sid, Ended: true}, k.now())
+	k.over(sid, &EndedError{Reason: reason})
 	k.metrics.ended.WithLabelValues(app.Name, string(reason)).Inc()
 	k.audit("session ended", app, sid, append(more, slog.String("reason", string(reason)))...)
 }

@@ -97,12 +97,16 @@ func (s *Store) beat(ctx context.Context, count uint64) error {
 func (s *Store) listen(ctx context.Context, handle func(Event)) {
 	sub := s.rdb.Subscribe(ctx, s.channel())
 	defer sub.Close()
+	defer s.setListening(time.Time{})
 	for ctx.Err() == nil {
 		msg, err := sub.ReceiveTimeout(ctx, 4*beatInterval)
 		if err != nil {
 			return
 		}
-		if m, ok := msg.(*redis.Message); ok {
+		switch m := msg.(type) {
+		case *redis.Subscription:
+			s.setListening(time.Now()) // what was published before may not have come
+		case *redis.Message:
 			s.hear(ctx, m.Payload, handle)
 		}
 	}

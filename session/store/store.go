@@ -11,6 +11,7 @@
 //	<prefix>l:{<index>}    a lock on new sessions
 //	<prefix>not_before     when each app's sessions have to have begun
 //	<prefix>j:<hash>       something that may come once
+//	<prefix>t:{<hash>}     the session that an access token was handed out to
 //	<prefix>events         a channel: ends, changes, beats
 //
 // The package judges times and generations; it holds no key and can open
@@ -62,6 +63,8 @@ type Store struct {
 	heard time.Time     // when the last beat that came back was sent
 	drift time.Duration // Redis's clock less this process's
 	timed bool          // drift is known
+	// listening is when the subscription that stands was made; zero: none stands.
+	listening time.Time
 
 	notBefore   map[[8]byte]time.Time
 	notBeforeAt time.Time // when it was read
