@@ -3,6 +3,7 @@ package gateway
 import (
 	"context"
 	"crypto/subtle"
+	"encoding/json"
 	"errors"
 	"log/slog"
 	"net/http"
@@ -102,7 +103,9 @@ func (g *Gateway) exchange(w *response, r *http.Request) error {
 		return err
 	}
 	// 4. A new session, whatever the browser holds so far.
-	t, err := g.keeper.Begin(ctx, w.app.policy, g.newLogin(r, grant, asked))
+	login := g.newLogin(r, grant, asked)
+	login.Remember = p.remember
+	t, err := g.keeper.Begin(ctx, w.app.policy, login)
 	if err != nil {
 		w.setCookie(noLoginLine(p.id))
 		g.revokeLater(ctx, w.app, session.RefreshToken(grant.Refresh))
@@ -152,8 +155,20 @@ func (g *Gateway) newLogin(r *http.Request, grant idp.Grant, asked time.Time) se
 	return session.Login{
 		Tokens: tokens(grant, asked), Issuer: grant.Issuer, Subject: grant.Subject,
 		ProviderSession: grant.SessionID, AuthTime: grant.AuthTime, Claims: grant.Claims,
-		Address: g.address(r), Browser: clip(r.UserAgent(), 256),
+		IssuedAt: issuedAt(grant.Claims, asked), Address: g.address(r), Browser: clip(r.UserAgent(), 256),
 	}
+}
+
+// issuedAt is the ID token's iat, which the idp has checked. Where a password
+// brought no ID token, the person logged in when asked.
+func issuedAt(claims []byte, asked time.Time) time.Time {
+	var c struct {
+		IssuedAt float64 `json:"iat"`
+	}
+	if json.Unmarshal(claims, &c) != nil || c.IssuedAt <= 0 {
+		return asked
+	}
+	return time.UnixMilli(int64(c.IssuedAt * 1000))
 }
 
 // land is the second step. Its first half ends sessions, and only if that worked
@@ -199,7 +214,12 @@ func (g *Gateway) land(w *response, r *http.Request) error {
 		}
 	}
 
-	line, err := w.app.ticketCookie(newest.ticket)
+	var life time.Duration
+	if newest.remember {
+		// The session began when its ticket was parked.
+		life = w.app.policy.Remember - g.now().Sub(newest.created)
+	}
+	line, err := w.app.ticketCookie(newest.ticket, life)
 	if err != nil {
 		return err
 	}

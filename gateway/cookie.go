@@ -6,6 +6,7 @@ import (
 	"iter"
 	"net/http"
 	"strings"
+	"time"
 
 	"github.com/gorilla/securecookie"
 
@@ -137,8 +138,9 @@ func (a *app) ticket(h http.Header) (session.Ticket, error) {
 	return session.Ticket{}, errBadTicket
 }
 
-// ticketCookie is the Set-Cookie line that hands t out.
-func (a *app) ticketCookie(t session.Ticket) (string, error) {
+// ticketCookie is the Set-Cookie line that hands t out. life is how long the
+// browser shall keep it; 0: until it closes.
+func (a *app) ticketCookie(t session.Ticket, life time.Duration) (string, error) {
 	b, err := t.MarshalBinary()
 	if err != nil {
 		return "", err
@@ -147,7 +149,11 @@ func (a *app) ticketCookie(t session.Ticket) (string, error) {
 	if err != nil {
 		return "", err
 	}
-	return cookieLine(sessionCookie, text, a.sameSite, 0), nil
+	maxAge := 0
+	if life > 0 {
+		maxAge = max(1, int(life/time.Second))
+	}
+	return cookieLine(sessionCookie, text, a.sameSite, maxAge), nil
 }
 
 // noTicketCookie is the Set-Cookie line that deletes the session cookie: with

@@ -53,7 +53,7 @@ func newTicket() session.Ticket {
 // sealed is the text of the cookie that hands tk out.
 func sealed(t testing.TB, a *app, tk session.Ticket) string {
 	t.Helper()
-	line, err := a.ticketCookie(tk)
+	line, err := a.ticketCookie(tk, 0)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -69,7 +69,7 @@ func cookieHeader(lines ...string) http.Header { return http.Header{"Cookie": li
 func TestTicketCookie(t *testing.T) {
 	a := testApp(t, "shop")
 	tk := newTicket()
-	line, err := a.ticketCookie(tk)
+	line, err := a.ticketCookie(tk, 0)
 	if err != nil {
 		t.Fatal(err)
 	}

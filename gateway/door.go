@@ -2,6 +2,7 @@ package gateway
 
 import (
 	"net/http"
+	"time"
 
 	"github.com/cloakroom/cloakroom/session"
 )
@@ -29,6 +30,15 @@ func (g *Gateway) admit(w *response, r *http.Request, need session.Need) (sessio
 	if err != nil {
 		return session.Opened{}, err
 	}
-	w.successor = o.Successor
+	w.successor, w.cookieLife = o.Successor, cookieLife(o)
 	return o, nil
+}
+
+// cookieLife is how long the browser shall keep the session's cookie: of a
+// remembered session, to its absolute end. 0: until the browser closes.
+func cookieLife(o session.Opened) time.Duration {
+	if !o.Remembered {
+		return 0
+	}
+	return max(time.Second, o.ExpiresAt.Sub(o.Now))
 }

@@ -3,6 +3,7 @@ package gateway
 import (
 	"net/http"
 	"net/url"
+	"slices"
 
 	"github.com/cloakroom/cloakroom/gateway/idp"
 	"github.com/cloakroom/cloakroom/gateway/web"
@@ -32,10 +33,11 @@ func (g *Gateway) login(w *response, r *http.Request) error {
 	}
 	extra := make(url.Values)
 	for _, name := range w.app.LoginParams {
-		if v := query[name]; len(v) == 1 {
+		if v := query[name]; len(v) == 1 && name != paramRemember {
 			extra[name] = v
 		}
 	}
+	p.remember = w.app.remember(query)
 	to, err := w.app.Provider.LoginURL(r.Context(), p.tx, extra)
 	if err != nil {
 		return err
@@ -48,6 +50,16 @@ func (g *Gateway) login(w *response, r *http.Request) error {
 	w.setCookie(line)
 	redirect(w, to)
 	return nil
+}
+
+// paramRemember asks for a session that outlives the browser's own. It is one of
+// the login_params, and the only one that is not the provider's.
+const paramRemember = "remember"
+
+// remember reports whether a login's query asks to be remembered, and may.
+func (a *app) remember(query url.Values) bool {
+	v := query[paramRemember]
+	return len(v) == 1 && v[0] == "1" && slices.Contains(a.LoginParams, paramRemember)
 }
 
 // dropLogins drops logins that are over, and of the others the oldest, until at

@@ -37,6 +37,8 @@ type pending struct {
 	// previous is the session whose ticket was shown when the login began.
 	previous session.SID
 	state    string
+	// remember: the person asked to be remembered.
+	remember bool
 
 	// One of the two: parked says which.
 	parked bool
@@ -54,12 +56,18 @@ func newLoginID() string {
 	return base64.RawURLEncoding.EncodeToString(b[:])
 }
 
+// kindRemember is the bit of a pending login's kind that says remember.
+const kindRemember = 4
+
 // marshal lays a pending login out: kind, created, previous, then fields with
 // their lengths.
 func (p *pending) marshal() []byte {
 	kind := byte(1)
 	if p.parked {
 		kind = 2
+	}
+	if p.remember {
+		kind |= kindRemember
 	}
 	b := append(make([]byte, 0, 256+len(p.returnTo)), kind)
 	b = binary.BigEndian.AppendUint64(b, uint64(p.created.UnixNano()))
@@ -76,10 +84,14 @@ func (p *pending) marshal() []byte {
 // unmarshalPending accepts only what marshal produces.
 func unmarshalPending(id string, b []byte) (*pending, bool) {
 	const head = 1 + 8 + 16
-	if len(b) < head || b[0] != 1 && b[0] != 2 {
+	if len(b) < head {
 		return nil, false
 	}
-	p := &pending{id: id, parked: b[0] == 2, previous: session.SID(b[9:head])}
+	kind := b[0] &^ kindRemember
+	if kind != 1 && kind != 2 {
+		return nil, false
+	}
+	p := &pending{id: id, parked: kind == 2, remember: kind != b[0], previous: session.SID(b[9:head])}
 	p.created = time.Unix(0, int64(binary.BigEndian.Uint64(b[1:9])))
 	fields := make([]string, 0, 4)
 	for b = b[head:]; len(b) >= 2; {

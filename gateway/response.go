@@ -29,6 +29,9 @@ type response struct {
 
 	// successor leaves with the final header if it still may, or never.
 	successor *session.Handout
+	// cookieLife is the successor's: how long the browser shall keep it; 0: until
+	// it closes.
+	cookieLife time.Duration
 	// cookies are other Set-Cookie lines of ours.
 	cookies []string
 	// refusal marks an answer of fail: it hands out no ticket.
@@ -61,7 +64,7 @@ func (w *response) WriteHeader(status int) {
 func (w *response) addCookies() {
 	lines := w.cookies
 	if s := w.successor; s != nil && !w.refusal && w.g.mayHandOut(s) {
-		if line, err := w.app.ticketCookie(s.Ticket); err == nil {
+		if line, err := w.app.ticketCookie(s.Ticket, w.cookieLife); err == nil {
 			lines = append(lines, line)
 			w.g.metrics.handedOut.Inc()
 		}
