@@ -17,7 +17,7 @@ help: ## List the targets
 
 .PHONY: demo
 demo: ## Run all of it on http://localhost:8080 (needs Go alone; ACCESS_TTL=20s, TLS=1)
-	$(GO) -C deploy/demo run .
+	CGO_ENABLED=0 $(GO) -C deploy/demo run .
 
 .PHONY: build
 build: ## Build bin/cloakroom, static
