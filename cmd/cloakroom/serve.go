@@ -88,7 +88,7 @@ func serve(ctx context.Context, cfg *config.Config, log *slog.Logger) (err error
 
 	var draining atomic.Bool
 	public := newPublicServer(cfg, closing(s.gateway, &draining), log)
-	operators := newAdminServer(admin.New(health, s.metrics), log)
+	operators := newAdminServer(admin.New(health, s.metrics, s.adminAPI(cfg, log)), log)
 	failed := make(chan error, 2)
 	working.Go(func() { failed <- serveOn(public, publicListener) })
 	working.Go(func() { failed <- serveOn(operators, adminListener) })

@@ -7,12 +7,14 @@ import (
 	"net/http"
 	"os"
 	"strings"
+	"sync/atomic"
 
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/collectors"
 
 	"github.com/cloakroom/cloakroom/config"
 	"github.com/cloakroom/cloakroom/gateway"
+	"github.com/cloakroom/cloakroom/gateway/admin"
 	"github.com/cloakroom/cloakroom/gateway/idp"
 	"github.com/cloakroom/cloakroom/gateway/proxy"
 	"github.com/cloakroom/cloakroom/gateway/web"
@@ -28,6 +30,8 @@ type service struct {
 	gateway   *gateway.Gateway
 	metrics   *prometheus.Registry
 	providers []appProvider
+	// looked is the apps as operators look after them.
+	looked atomic.Pointer[[]admin.App]
 	// transports are closed when nothing is served any more.
 	transports []*http.Transport
 }
@@ -61,18 +65,23 @@ func wire(cfg *config.Config, log *slog.Logger) (*service, error) {
 	})
 	s.keeper = session.New(s.store, ring, session.Options{Log: log, Metrics: s.metrics})
 	s.gateway = gateway.New(s.keeper, ring, gateway.Options{Log: log, Metrics: s.metrics, TrustedProxies: cfg.TrustedProxies})
-	if err := s.swap(cfg, idp.NewMetrics(s.metrics), log); err != nil {
+	if err := s.swap(cfg, ring, idp.NewMetrics(s.metrics), log); err != nil {
 		s.close()
 		return nil, err
 	}
 	return s, nil
 }
 
-// swap hands the configuration's apps to the gateway.
-func (s *service) swap(cfg *config.Config, measured *idp.Metrics, log *slog.Logger) error {
+// swap hands the configuration's apps to the gateway, or none of them. A
+// [*config.Error] holds all that is wrong with their tokens.
+func (s *service) swap(cfg *config.Config, ring *session.Keyring, measured *idp.Metrics, log *slog.Logger) error {
+	if _, err := newIssuers(cfg, ring); err != nil {
+		return err
+	}
 	toProviders, toUpstreams := idp.NewTransport(), proxy.NewTransport(proxy.TransportOptions{})
 	s.transports = append(s.transports, toProviders, toUpstreams)
 	apps := make([]gateway.App, len(cfg.Apps))
+	looked := make([]admin.App, len(cfg.Apps))
 	for i, a := range cfg.Apps {
 		provider, err := idp.New(idp.Config{
 			Issuer:              a.Provider.Issuer,
@@ -99,8 +108,12 @@ func (s *service) swap(cfg *config.Config, measured *idp.Metrics, log *slog.Logg
 			Session: session.App{
 				IdleTimeout:       a.Session.IdleTimeout,
 				AbsoluteTimeout:   a.Session.AbsoluteTimeout,
+				Remember:          a.Session.Remember,
+				MaxPerUser:        a.Session.MaxPerUser,
 				Grace:             a.Session.RotationGrace,
 				CacheTTL:          a.Session.CacheTTL,
+				SplitKey:          a.Session.Binding == "split_key",
+				Revalidate:        a.Session.Revalidate,
 				RefreshReuse:      a.Provider.RefreshReuse,
 				UnknownAnswerEnds: a.Provider.UnknownAnswer == "end",
 			},
@@ -119,8 +132,26 @@ func (s *service) swap(cfg *config.Config, measured *idp.Metrics, log *slog.Logg
 			}
 			apps[i].Routes = append(apps[i].Routes, route)
 		}
+		policy := apps[i].Session
+		policy.Name = a.Name
+		looked[i] = admin.App{Name: a.Name, Issuer: a.Provider.Issuer, Policy: &policy}
 	}
-	return s.gateway.Swap(apps)
+	if err := s.gateway.Swap(apps); err != nil {
+		return err
+	}
+	s.looked.Store(&looked)
+	return nil
+}
+
+// adminAPI looks after the sessions of the apps as they are when it is asked.
+func (s *service) adminAPI(cfg *config.Config, log *slog.Logger) *admin.API {
+	return &admin.API{
+		Keeper: s.keeper,
+		Apps:   func() []admin.App { return *s.looked.Load() },
+		Token:  admin.Token(cfg.Admin.Token),
+		Host:   cfg.Admin.Address,
+		Log:    log,
+	}
 }
 
 func newRoute(cfg *config.Config, a config.App, r config.Route, upstreams http.RoundTripper, log *slog.Logger) (gateway.Route, error) {

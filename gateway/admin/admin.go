@@ -1,6 +1,6 @@
 // Package admin is the operators' listener: whether the process lives, whether it
-// should be sent requests, and what it measures. Nothing of it is on the public
-// listener.
+// should be sent requests, what it measures, and whose sessions there are.
+// Nothing of it is on the public listener.
 //
 //	GET /healthz   200 while the process can answer at all, whatever Redis does:
 //	               restarting the gateway mends no Redis
@@ -10,18 +10,36 @@
 //
 // They need no token. Their bodies are one word each and hold no address, no
 // error and no secret; what is wrong is in the log.
+//
+//	GET  /admin/sessions?sub=…&app=…   a subject's live sessions, of one app or of all
+//	GET  /admin/sessions?sid=…         one session, live or ended
+//	POST /admin/sessions/end           {"sid"}, {"sub","app"} or {"app"}; "reason" for
+//	                                   the audit; "locked" and "until" with sid or sub
+//	POST /admin/sessions/unlock        {"sid"} or {"sub","app"}, and "reason"
+//
+// Below /admin/ the token comes first where one is set (Authorization: Bearer),
+// then the Host, which must be the listener's own, and the signs of another
+// site's page; a body is one JSON object with known keys. Every call is audited:
+// the lines have audit=true, and name a subject by the first 8 bytes of its
+// SHA-256. Refusals are application/problem+json (RFC 9457).
+//
+// Both orders are idempotent: after a 503, or no answer at all, give them again.
+// Ending never lifts a lock. Whoever is locked can't log in until the lock is
+// lifted, or until its time is over; with a sid, that one session says so and
+// nothing else changes.
 package admin
 
 import (
 	"io"
 	"net/http"
+	"strings"
 
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/promhttp"
 )
 
 // New returns the handler of the operators' listener.
-func New(h *Health, metrics prometheus.Gatherer) http.Handler {
+func New(h *Health, metrics prometheus.Gatherer, api *API) http.Handler {
 	mux := http.NewServeMux()
 	mux.HandleFunc("/healthz", func(w http.ResponseWriter, _ *http.Request) { say(w, http.StatusOK, "ok") })
 	mux.HandleFunc("/readyz", func(w http.ResponseWriter, _ *http.Request) {
@@ -43,6 +61,10 @@ func New(h *Health, metrics prometheus.Gatherer) http.Handler {
 		header.Set("Cache-Control", "no-store")
 		header.Set("X-Content-Type-Options", "nosniff")
 		header.Set("Content-Security-Policy", "default-src 'none'; frame-ancestors 'none'")
+		if r.URL.Path == "/admin" || strings.HasPrefix(r.URL.Path, "/admin/") {
+			api.ServeHTTP(w, r)
+			return
+		}
 		if r.Method != http.MethodGet && r.Method != http.MethodHead {
 			header.Set("Allow", "GET, HEAD")
 			say(w, http.StatusMethodNotAllowed, "method_not_allowed")
