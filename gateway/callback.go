@@ -108,7 +108,7 @@ func (g *Gateway) exchange(w *response, r *http.Request) error {
 	t, err := g.keeper.Begin(ctx, w.app.policy, login)
 	if err != nil {
 		w.setCookie(noLoginLine(p.id))
-		g.revokeLater(ctx, w.app, session.RefreshToken(grant.Refresh))
+		w.app.policy.Revoke(ctx, session.RefreshToken(grant.Refresh))
 		return err
 	}
 	w.sid = t.SID
@@ -258,6 +258,6 @@ func (g *Gateway) end(ctx context.Context, a *app, sid session.SID, t *session.T
 	if err := g.keeper.End(ctx, a.policy, sid, reason); err != nil {
 		return err
 	}
-	g.revokeLater(ctx, a, refresh)
+	a.policy.Revoke(ctx, refresh)
 	return nil
 }

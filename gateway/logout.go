@@ -38,7 +38,7 @@ func (g *Gateway) logout(w *response, r *http.Request) error {
 	var hint idp.IDToken
 	if t, err := w.app.ticket(r.Header); err == nil {
 		w.sid = t.SID
-		if hint, err = g.logOut(ctx, w.app, t, w.received); err != nil {
+		if hint, err = g.logOut(ctx, w.app, t, localKey(r.Header), w.received); err != nil {
 			return err
 		}
 	}
@@ -47,6 +47,9 @@ func (g *Gateway) logout(w *response, r *http.Request) error {
 	w.setCookie(w.app.noTicketCookie())
 	w.setCookie(cookieLine(landedCookie, "", http.SameSiteLaxMode, -1))
 	w.setCookie(cookieLine(logoutCookie, state, http.SameSiteLaxMode, int(logoutLife/time.Second)))
+	if clear := w.app.clearSiteData(); clear != "" {
+		w.Header().Set("Clear-Site-Data", clear)
+	}
 	if rule == guardAPI {
 		// A page that navigates, since the app's form-action would stop a redirect.
 		u, err := url.Parse(to)
@@ -61,6 +64,15 @@ func (g *Gateway) logout(w *response, r *http.Request) error {
 	}{to})
 }
 
+// clearSiteData is what browsers are told to forget, as the header has it; "" for
+// nothing.
+func (a *app) clearSiteData() string {
+	if len(a.ClearSiteData) == 0 || a.Origin.Scheme != "https" {
+		return ""
+	}
+	return `"` + strings.Join(a.ClearSiteData, `", "`) + `"`
+}
+
 // isForm reports whether a page's form posts, rather than a script.
 func isForm(r *http.Request) bool {
 	if len(r.Header["X-Bff"]) > 0 {
@@ -71,9 +83,14 @@ func isForm(r *http.Request) bool {
 }
 
 // logOut ends the ticket's session and returns its ID token, if it could be
-// opened. A predecessor ends it too: it proves possession as well.
-func (g *Gateway) logOut(ctx context.Context, a *app, t session.Ticket, received time.Time) (idp.IDToken, error) {
-	o, err := g.keeper.Open(ctx, a.policy, t, session.Need{Received: received})
+// opened. A predecessor ends it too: it proves possession as well. Of a split
+// session the refresh token is revoked if the local key opens it, and is lost
+// with the session if not.
+func (g *Gateway) logOut(ctx context.Context, a *app, t session.Ticket, local *session.LocalKey, received time.Time) (idp.IDToken, error) {
+	o, err := g.keeper.Open(ctx, a.policy, t, session.Need{Local: local != nil, LocalKey: local, Received: received})
+	if errors.Is(err, session.ErrLocalKey) {
+		o, err = g.keeper.Open(ctx, a.policy, t, session.Need{Received: received})
+	}
 	if err != nil {
 		_, over := errors.AsType[*session.EndedError](err)
 		if over || errors.Is(err, session.ErrNoSession) {
@@ -84,7 +101,7 @@ func (g *Gateway) logOut(ctx context.Context, a *app, t session.Ticket, received
 	if err := g.keeper.End(ctx, a.policy, t.SID, session.ReasonLoggedOut); err != nil {
 		return "", err
 	}
-	g.revokeLater(ctx, a, o.Tokens.Refresh)
+	a.policy.Revoke(ctx, o.Tokens.Refresh)
 	return idp.IDToken(o.Tokens.ID), nil
 }
 

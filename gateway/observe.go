@@ -119,16 +119,18 @@ func clip(s string, n int) string {
 }
 
 // maxJobs bounds the work that waits for a provider which doesn't answer.
-const maxJobs = 256
+const maxJobs = 1024
 
 // jobTimeout ends a job.
-const jobTimeout = 10 * time.Second
+const jobTimeout = time.Minute
 
 // jobs is work that goes on after its answer: as well as it can, never for long.
 type jobs struct {
-	mu      sync.Mutex
+	mu      sync.Mutex // guards the rest
 	running int
 	idle    chan struct{} // closed when running returns to 0; nil while it is 0
+	leaving chan struct{} // closed when somebody waits for all jobs
+	left    bool          // it is closed
 }
 
 // run starts f, or reports that too much is going on already. f's context has
@@ -152,6 +154,35 @@ func (j *jobs) run(ctx context.Context, f func(context.Context)) bool {
 	return true
 }
 
+// pause lets a job wait before it tries again. It reports false, at once, when
+// the process is about to end, or the job's time is over.
+func (j *jobs) pause(ctx context.Context, d time.Duration) bool {
+	timer := time.NewTimer(d)
+	defer timer.Stop()
+	select {
+	case <-timer.C:
+		return true
+	case <-j.leave(false):
+		return false
+	case <-ctx.Done():
+		return false
+	}
+}
+
+// leave returns the channel that pauses end by, closed if now says so.
+func (j *jobs) leave(now bool) <-chan struct{} {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	if j.leaving == nil {
+		j.leaving = make(chan struct{})
+	}
+	if now && !j.left {
+		j.left = true
+		close(j.leaving)
+	}
+	return j.leaving
+}
+
 func (j *jobs) done() {
 	j.mu.Lock()
 	defer j.mu.Unlock()
@@ -161,7 +192,10 @@ func (j *jobs) done() {
 	}
 }
 
+// wait returns when all jobs are over, or with ctx's error. It ends their pauses,
+// for good.
 func (j *jobs) wait(ctx context.Context) error {
+	j.leave(true)
 	j.mu.Lock()
 	idle := j.idle
 	j.mu.Unlock()

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"log/slog"
+	"math/rand/v2"
 	"time"
 
 	"github.com/cloakroom/cloakroom/gateway/idp"
@@ -45,31 +46,47 @@ func (g *Gateway) refreshAt(app string, p *idp.Provider) session.RefreshFunc {
 	}
 }
 
-// revokeAt lets the keeper hand tokens back that nobody will use.
+// revokePauses are the pauses between attempts to revoke a refresh token: a
+// provider that restarts is back within them.
+var revokePauses = [...]time.Duration{200 * time.Millisecond, time.Second, 5 * time.Second, 25 * time.Second}
+
+// revokeAt lets tokens be handed back that nobody will use. It returns at once:
+// whoever ends a session has made sure of the session, and nobody waits for this.
 func (g *Gateway) revokeAt(app string, p *idp.Provider) func(context.Context, session.RefreshToken) {
 	return func(ctx context.Context, rt session.RefreshToken) {
-		outcome := "ok"
-		if err := p.Revoke(ctx, idp.RefreshToken(rt)); errors.Is(err, errors.ErrUnsupported) {
-			outcome = "unsupported"
-		} else if err != nil {
-			outcome = "failed"
-			g.log.LogAttrs(ctx, slog.LevelWarn, "refresh token not revoked at the provider",
-				slog.String("app", app), slog.String("err", err.Error()))
+		if rt == "" || g.jobs.run(ctx, func(ctx context.Context) { g.revoke(ctx, app, p, idp.RefreshToken(rt)) }) {
+			return
 		}
-		g.metrics.revoked.WithLabelValues(outcome).Inc()
+		g.metrics.revoked.WithLabelValues("dropped").Inc()
+		g.log.LogAttrs(ctx, slog.LevelWarn, "refresh token not revoked at the provider: too many revocations under way",
+			slog.String("app", app))
 	}
 }
 
-// revokeLater hands a refresh token back on the gateway's own time. It is one
-// attempt: whoever ends a session has made sure of the session, not of this.
-func (g *Gateway) revokeLater(ctx context.Context, a *app, rt session.RefreshToken) {
-	if rt == "" {
-		return
-	}
-	if !g.jobs.run(ctx, func(ctx context.Context) { a.policy.Revoke(ctx, rt) }) {
-		g.metrics.revoked.WithLabelValues("dropped").Inc()
-		g.log.LogAttrs(ctx, slog.LevelWarn, "refresh token not revoked at the provider: too many revocations under way",
-			slog.String("app", a.Name))
+// revoke revokes a refresh token, in a few attempts where the provider can't be
+// reached.
+func (g *Gateway) revoke(ctx context.Context, app string, p *idp.Provider, rt idp.RefreshToken) {
+	for attempt := 0; ; attempt++ {
+		err := p.Revoke(ctx, rt)
+		outcome, again := "ok", false
+		switch {
+		case err == nil:
+		case errors.Is(err, errors.ErrUnsupported):
+			outcome = "unsupported"
+		default:
+			outcome = "failed"
+			again = errors.Is(err, idp.ErrUnavailable) && attempt < len(revokePauses) && ctx.Err() == nil
+			g.log.LogAttrs(ctx, slog.LevelWarn, "refresh token not revoked at the provider",
+				slog.String("app", app), slog.Int("attempt", attempt+1), slog.Bool("again", again), slog.String("err", err.Error()))
+		}
+		if !again {
+			g.metrics.revoked.WithLabelValues(outcome).Inc()
+			return
+		}
+		pause := revokePauses[attempt]
+		if !g.jobs.pause(ctx, pause/2+rand.N(pause)) {
+			attempt = len(revokePauses) - 1 // the process ends: once more, now
+		}
 	}
 }
 

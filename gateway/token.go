@@ -26,18 +26,46 @@ func (g *Gateway) token(w *response, r *http.Request) error {
 	}
 	o, err := g.admit(w, r, session.Need{
 		Activity: !background(r.Header), Token: true, MinTTL: minTTL, Cookie: true,
+		Local: true, LocalKey: localKey(r.Header),
 	})
 	if err != nil {
 		return err
 	}
-	life := o.Tokens.ExpiresAt.Sub(g.now())
-	w.Header().Set("Pragma", "no-cache") // RFC 6749 §5.1, for old caches
-	return writeJSON(w, struct {
+	return g.answerToken(w, o)
+}
+
+// answerToken answers with the session's access token and, where the page has to
+// be told one, the local key.
+func (g *Gateway) answerToken(w *response, o session.Opened) error {
+	answer := struct {
 		AccessToken string `json:"access_token"`
 		TokenType   string `json:"token_type"`
 		ExpiresIn   int64  `json:"expires_in"`
 		Scope       string `json:"scope"`
-	}{string(o.Tokens.Access), "Bearer", max(0, int64(life/time.Second)), o.Tokens.Scope})
+		LocalKey    string `json:"local_key,omitempty"`
+	}{
+		AccessToken: string(o.Tokens.Access), TokenType: "Bearer", Scope: o.Tokens.Scope,
+		ExpiresIn: max(0, int64(o.Tokens.ExpiresAt.Sub(o.Now)/time.Second)),
+	}
+	if o.LocalKey != nil {
+		answer.LocalKey = o.LocalKey.Encode()
+	}
+	w.Header().Set("Pragma", "no-cache") // RFC 6749 §5.1, for old caches
+	return writeJSON(w, answer)
+}
+
+// localKey is the half of a split session's key that the page keeps; nil if the
+// request shows none, or what isn't one.
+func localKey(h http.Header) *session.LocalKey {
+	v := h["X-Bff-Local-Key"]
+	if len(v) != 1 {
+		return nil
+	}
+	l, err := session.ParseLocalKey(v[0])
+	if err != nil {
+		return nil
+	}
+	return &l
 }
 
 // minTTL reads ?min_ttl=SECONDS. How much of it is granted is the keeper's
