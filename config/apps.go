@@ -73,7 +73,7 @@ func (l *loader) app(o *object) App {
 	a.Session = l.session(o.get("session").object(), a.Token.Mode)
 	provider := o.get("provider")
 	provider.require("")
-	a.Provider = l.provider(provider.object(), a.Token.Mode)
+	a.Provider = l.provider(provider.object(), a.Token.Mode, a.Session.Remember != 0)
 	return a
 }
 
@@ -130,7 +130,7 @@ var paramName = regexp.MustCompile(`^[A-Za-z0-9_.:-]{1,64}$`)
 
 var scopeToken = regexp.MustCompile(`^[\x21\x23-\x5B\x5D-\x7E]+$`) // RFC 6749 §3.3
 
-func (l *loader) provider(o *object, mode string) Provider {
+func (l *loader) provider(o *object, mode string, remembers bool) Provider {
 	defer o.done()
 	p := Provider{
 		Issuer:     issuer(o.get("issuer")),
@@ -163,7 +163,7 @@ func (l *loader) provider(o *object, mode string) Provider {
 		}
 	}
 
-	p.LoginParams = loginParams(o.get("login_params"), p.AuthorizationParams)
+	p.LoginParams = l.loginParams(o.get("login_params"), p.AuthorizationParams, remembers)
 
 	if v := o.get("end_session_endpoint"); v.string("") != "" {
 		s, _ := v.text()
@@ -262,14 +262,21 @@ func authorizationParams(v value) map[string]string {
 	return out
 }
 
+// remember is the one parameter of ours that a link to /bff/login may be allowed.
+const remember = "remember"
+
 // loginParams are the names that a link to /bff/login may set. What the
 // operator has fixed, it may not.
-func loginParams(v value, fixed map[string]string) []string {
+func (l *loader) loginParams(v value, fixed map[string]string, remembers bool) []string {
 	if !v.set() {
-		return slices.DeleteFunc([]string{"prompt", "login_hint", "ui_locales"}, func(name string) bool {
+		out := slices.DeleteFunc([]string{"prompt", "login_hint", "ui_locales"}, func(name string) bool {
 			_, ok := fixed[name]
 			return ok
 		})
+		if remembers {
+			out = append(out, remember)
+		}
+		return out
 	}
 	var out []string
 	list, _ := v.list()
@@ -280,10 +287,12 @@ func loginParams(v value, fixed map[string]string) []string {
 		}
 		_, isFixed := fixed[s]
 		switch {
-		case slices.Contains(reservedParams, strings.ToLower(s)) || s == "return_to" || s == "remember":
+		case slices.Contains(reservedParams, strings.ToLower(s)) || s == "return_to":
 			e.problem("is the gateway's own parameter")
 		case !paramName.MatchString(s):
 			e.problem("is no name of a parameter")
+		case s == remember && !remembers:
+			e.problem("has no effect without session.remember")
 		case isFixed:
 			e.problem("is fixed in authorization_params")
 		case slices.Contains(out, s):
@@ -291,6 +300,9 @@ func loginParams(v value, fixed map[string]string) []string {
 		default:
 			out = append(out, s)
 		}
+	}
+	if remembers && !slices.Contains(out, remember) {
+		l.warn(v, "has no remember: then no link to /bff/login can ask for what session.remember offers")
 	}
 	return out
 }

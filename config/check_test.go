@@ -100,7 +100,8 @@ func TestSettings(t *testing.T) {
 		{"V-02 authorization_params", "client_id: shop-gateway", provider("authorization_params: {audience: 'https://api.example.com', max_age: 300}"), ""},
 		{"V-02 login_params override", "client_id: shop-gateway", provider("login_params: [code_challenge]"), "is the gateway's own parameter"},
 		{"V-02 login_params ours", "client_id: shop-gateway", provider("login_params: [return_to]"), "is the gateway's own parameter"},
-		{"V-02 login_params not built", "client_id: shop-gateway", provider("login_params: [remember]"), "is the gateway's own parameter"},
+		{"V-06 login_params remember", "client_id: shop-gateway", provider("login_params: [remember]"), "has no effect without session.remember"},
+		{"login_params remember", aSecret + "\n", aSecret + "\n      login_params: [remember]\n    session: {remember: 720h}\n", ""},
 		{"V-02 login_params fixed", "client_id: shop-gateway", provider("authorization_params: {acr_values: mfa}\n      login_params: [acr_values]"), "is fixed in authorization_params"},
 		{"V-02 after_logout elsewhere", aToken, session("after_logout: https://evil.example"), "must be a path of the app's, such as /"},
 		{"V-02 after_logout scheme-relative", aToken, session("after_logout: //evil.example"), "must be a path of the app's, such as /"},
@@ -346,6 +347,7 @@ func TestTokenWarnings(t *testing.T) {
 		{"long tokens", "pairwise_key:", "lifetime: 11m\n      pairwise_key:", "apps[0].token.lifetime: is long: a minted token that has leaked, or whose session has ended, is good for all of it wherever it isn't verified here"},
 		{"pairwise and the address", "pairwise_key:", "claims: [roles, Email]\n      pairwise_key:", "apps[0].token.claims: holds what names the user: audiences that compare notes see through pairwise subjects"},
 		{"passwords", "client_id: shop-gateway", "client_id: shop-gateway\n      password_login: true", "apps[0].provider.password_login: hands people's passwords to this gateway (RFC 9700 §2.4): for your own authorization server, and where nothing else will do"},
+		{"remember unasked for", aSecret + "\n", aSecret + "\n      login_params: [prompt]\n    session: {remember: 720h}\n", "apps[0].provider.login_params: has no remember: then no link to /bff/login can ask for what session.remember offers"},
 		{"bearers of the provider's", inMint + "    routes:\n      - {path: /api/,", inRelay + "      audience: [api]\n    routes:\n      - {path: /api/, accept: [bearer],", "apps[0].routes: accept the provider's own tokens as bearers: ending a session refuses those that were handed out here, and no others"},
 	} {
 		t.Run(row.name, func(t *testing.T) {
@@ -405,6 +407,7 @@ func TestTokenAndRouteValues(t *testing.T) {
 		}},
 		{"accept", [][]string{a.Routes[0].Accept, a.Routes[1].Accept, a.Routes[2].Accept}, [][]string{{"bearer", "cookie"}, {"cookie"}, nil}},
 		{"require", a.Routes[0].Require, map[string][]string{"roles": {"admin", "owner"}, "level": {"3"}}},
+		{"login_params", a.Provider.LoginParams, []string{"prompt", "login_hint", "ui_locales", "remember"}},
 		{"no require", a.Routes[1].Require == nil, true},
 	} {
 		if !reflect.DeepEqual(row.got, row.want) {

@@ -2,7 +2,6 @@ package main
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -62,10 +61,7 @@ func (c checkCmd) Run() error {
 	}
 	r.OK = len(r.Problems) == 0 && !slices.ContainsFunc(r.Online, func(f finding) bool { return f.Status == statusFailed })
 	if c.JSON {
-		enc := json.NewEncoder(os.Stdout)
-		enc.SetEscapeHTML(false)
-		enc.SetIndent("", "  ")
-		if err := enc.Encode(r); err != nil {
+		if err := printJSON(r); err != nil {
 			return err
 		}
 	} else {

@@ -2,7 +2,8 @@
 //
 //	cloakroom serve            run it
 //	cloakroom check            judge a configuration as serve would
-//	cloakroom keys new         draw a server key
+//	cloakroom keys new         draw a server key, or one that signs tokens
+//	cloakroom sessions list    tell a subject's sessions; also show, end, unlock
 //	cloakroom version          tell the version
 //
 // It exits with 0 if all is well, 1 if something failed, and 2 if it was misused.
@@ -26,10 +27,11 @@ const (
 )
 
 type cli struct {
-	Serve   serveCmd   `cmd:"" help:"Run the gateway until it is told to stop (SIGTERM, SIGINT)."`
-	Check   checkCmd   `cmd:"" help:"Judge a configuration exactly as serve would, and start nothing."`
-	Keys    keysCmd    `cmd:"" help:"Server keys."`
-	Version versionCmd `cmd:"" help:"Print the version."`
+	Serve    serveCmd    `cmd:"" help:"Run the gateway until it is told to stop (SIGTERM, SIGINT)."`
+	Check    checkCmd    `cmd:"" help:"Judge a configuration exactly as serve would, and start nothing."`
+	Keys     keysCmd     `cmd:"" help:"Server keys, and keys that sign tokens."`
+	Sessions sessionsCmd `cmd:"" help:"People's sessions, through a running gateway's admin listener."`
+	Version  versionCmd  `cmd:"" help:"Print the version."`
 }
 
 // configFlag names the configuration file.

@@ -41,8 +41,9 @@ func newIssuers(cfg *config.Config, ring *session.Keyring) ([]*mint.Issuer, erro
 		}
 		var err error
 		if issuers[i], err = mint.New(c); err != nil {
+			// All else that could be wrong, the config package has refused.
 			for line := range strings.Lines(err.Error()) {
-				problems = append(problems, cfg.Problem(at, strings.TrimPrefix(strings.TrimSuffix(line, "\n"), "mint: ")))
+				problems = append(problems, cfg.Problem(at+".claims", strings.TrimPrefix(strings.TrimSuffix(line, "\n"), "mint: ")))
 			}
 		}
 	}

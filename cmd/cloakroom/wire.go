@@ -112,15 +112,17 @@ func (s *service) swap(cfg *config.Config, ring *session.Keyring, measured *idp.
 				MaxPerUser:        a.Session.MaxPerUser,
 				Grace:             a.Session.RotationGrace,
 				CacheTTL:          a.Session.CacheTTL,
-				SplitKey:          a.Session.Binding == "split_key",
 				Revalidate:        a.Session.Revalidate,
 				RefreshReuse:      a.Provider.RefreshReuse,
 				UnknownAnswerEnds: a.Provider.UnknownAnswer == "end",
 			},
-			LoginParams: a.Provider.LoginParams,
-			UserClaims:  a.UserClaims,
-			Token:       gateway.TokenMode(a.Token.Mode),
-			AfterLogout: a.Session.AfterLogout,
+			LoginParams:   a.Provider.LoginParams,
+			PasswordLogin: a.Provider.PasswordLogin,
+			SplitKey:      a.Session.Binding == "split_key",
+			UserClaims:    a.UserClaims,
+			Token:         gateway.TokenMode(a.Token.Mode),
+			AfterLogout:   a.Session.AfterLogout,
+			ClearSiteData: a.Session.ClearSiteData,
 		}
 		if a.Session.SameSite == "lax" {
 			apps[i].SameSite = http.SameSiteLaxMode
