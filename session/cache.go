@@ -29,6 +29,7 @@ type cached struct {
 	view   *view
 	ended  *EndedError
 	stored time.Time
+	ear    uint64 // the subscription that was listened to when it was asked for
 	ttl    time.Duration
 }
 
@@ -54,7 +55,7 @@ func newCache() *cache {
 		entries: otter.Must(&otter.Options[SID, *cached]{
 			MaximumWeight: cacheBytes,
 			Weigher:       func(_ SID, c *cached) uint32 { return c.weight() },
-			ExpiryCalculator: otter.ExpiryCreatingFunc(func(e otter.Entry[SID, *cached]) time.Duration {
+			ExpiryCalculator: otter.ExpiryWritingFunc(func(e otter.Entry[SID, *cached]) time.Duration {
 				return e.Value.ttl
 			}),
 		}),
@@ -70,7 +71,8 @@ func (c *cached) weight() uint32 {
 		return 256
 	}
 	t := c.view.Tokens
-	return uint32(1024 + len(t.Access) + len(t.Refresh) + len(t.ID) + len(c.view.Claims))
+	held := len(t.Access) + len(t.Refresh) + len(t.ID) + len(c.view.Claims)
+	return uint32(1024 + 2*held) // as read, and as what it was read from
 }
 
 // find returns what is remembered for a ticket. The view is to be believed only
@@ -93,10 +95,22 @@ func (c *cache) keep(sid SID, e *cached, sent time.Time) {
 	c.entries.Set(sid, e)
 }
 
+// bury remembers an end, so that no opening sent before is kept over it.
+func (c *cache) bury(sid SID, e *cached, now time.Time) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.note(store.Event{SID: sid, Ended: true}, now)
+	c.entries.Set(sid, e)
+}
+
 // hear takes an event.
 func (c *cache) hear(e store.Event, now time.Time) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
+	c.note(e, now)
+}
+
+func (c *cache) note(e store.Event, now time.Time) {
 	n, _ := c.news.GetIfPresent(e.SID)
 	n.at = now
 	n.ended = n.ended || e.Ended

@@ -20,7 +20,8 @@ type exchange struct {
 	record       store.Record // as claimed
 	predecessors []store.Predecessor
 	stays        func() bool
-	probe        bool // others wait for this call
+	probe        bool          // others wait for this call
+	ahead        time.Duration // of Redis's clock
 }
 
 // renew keeps the lease until the returned function is called.
@@ -77,12 +78,20 @@ func (e *exchange) present(ctx context.Context) (*view, error) {
 	if r.Outcome == OutcomeUnknown && k.now().Sub(latched) < app.RefreshReuse/2 {
 		// The provider has declared that a second use so soon is no reuse.
 		k.count(app, v, r)
-		if again := ask(func() error { return nil }); again.Outcome != OutcomeNotSent && again.Outcome != OutcomeUnspent {
+		if again := ask(func() error {
+			if k.now().Sub(latched) >= app.RefreshReuse {
+				return errNotOurs
+			}
+			return nil
+		}); again.Outcome != OutcomeNotSent && again.Outcome != OutcomeUnspent {
 			r = again // else the first presentation is as unknown as before
 		}
 	}
 	if latch != nil {
 		e.withdraw(ctx)
+		if e.probe {
+			k.store.PassBackoff(ctx, app.Name) // if it fails, the probe runs out
+		}
 		if latch == errNotOurs {
 			k.forget(v.SID)
 			return nil, nil
@@ -97,11 +106,11 @@ func (e *exchange) present(ctx context.Context) (*view, error) {
 	case OutcomeSpent:
 		return e.commit(ctx, r, true)
 	case OutcomeRejected:
-		return nil, e.rejected(ctx)
+		return nil, e.rejected(ctx, "invalid_grant")
 	case OutcomeForeign:
 		k.alarm(app, v.SID, "foreign_subject")
 		e.revoke(ctx, r.Tokens.Refresh)
-		return nil, k.expire(ctx, app, v.SID, ReasonRefreshRejected)
+		return nil, e.rejected(ctx, "foreign_subject")
 	case OutcomeNotSent, OutcomeUnspent:
 		e.withdraw(ctx)
 	default:
@@ -139,15 +148,14 @@ func (k *Keeper) count(app *App, v *view, r Refreshed) {
 }
 
 // rejected ends the session if the record still holds the token that the
-// provider calls dead.
-func (e *exchange) rejected(ctx context.Context) error {
+// provider refused for cause.
+func (e *exchange) rejected(ctx context.Context, cause string) error {
 	answer, ok := e.persist(ctx, func(ctx context.Context) (store.Answer, error) {
 		return e.k.store.EndAttempt(ctx, e.view.SID, appID(e.app.Name), ReasonRefreshRejected.code(), e.view.version, e.attempt)
 	})
 	if !ok || answer.Result != store.OK {
 		return nil // whatever happened, judge again
 	}
-	cause := "invalid_grant"
 	if e.record.Unknowns > 0 {
 		cause = "answer_unknown"
 	}
@@ -173,7 +181,7 @@ func (e *exchange) commit(ctx context.Context, r Refreshed, sent bool) (*view, e
 	k, app, v := e.k, e.app, e.view
 	s := *v.Session
 	old := s.Tokens
-	s.Tokens = r.Tokens
+	s.Tokens = r.Tokens.shared(e.ahead)
 	s.refreshKept = r.Tokens.Refresh == "" || r.Tokens.Refresh == old.Refresh
 	if r.Tokens.Refresh == "" {
 		s.Tokens.Refresh = old.Refresh
@@ -236,7 +244,9 @@ func (e *exchange) commit(ctx context.Context, r Refreshed, sent bool) (*view, e
 			return nil, nil
 		default:
 			// Not ended, so nothing is revoked: it might be in use.
-			return nil, k.alarm(app, v.SID, "commit_refused")
+			k.alarm(app, v.SID, "commit_refused")
+			k.forget(v.SID)
+			return nil, nil
 		}
 	}
 }
@@ -254,7 +264,7 @@ func (e *exchange) committed(s *Session, t Ticket, change store.Change, answer s
 		v.current = false
 		// Redis's record says whether the first run of this commit handed it out.
 		if !answer.Record.HandedAt.IsZero() && change.Handed {
-			v.handout = k.handout(app, t, sent)
+			v.handout = k.handout(app, t, sent, answer)
 		}
 		k.audit("ticket advanced", app, s.SID, slog.Uint64("generation", t.Generation), slog.Bool("handed_out", v.handout != nil))
 	} else {
@@ -361,7 +371,7 @@ func (k *Keeper) reissue(ctx context.Context, app *App, v *view, shown Ticket) (
 		return true, nil
 	}
 	v.Session, v.ticket, v.version, v.record = &s, next, answer.Record.Version, answer.Record
-	v.settled, v.handout = false, k.handout(app, next, sent)
+	v.settled, v.handout = false, k.handout(app, next, sent, answer)
 	k.audit("successor issued again", app, v.SID, slog.Uint64("generation", next.Generation))
 	k.cache.hear(store.Event{SID: v.SID, Generation: next.Generation}, k.now())
 	return false, nil

@@ -26,6 +26,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/maypok86/otter/v2"
 	"github.com/prometheus/client_golang/prometheus"
 
 	"github.com/cloakroom/cloakroom/session/store"
@@ -47,7 +48,8 @@ type Keeper struct {
 
 	mu      sync.Mutex // guards flights and quiet
 	flights map[SID]*flight
-	quiet   map[string]time.Time // app: when its provider may be called again
+	quiet   map[string]time.Time    // app: when its provider may be called again
+	looked  *otter.Cache[SID, look] // what a look at a lone mark told, for a moment
 	flying  sync.WaitGroup
 }
 
@@ -79,6 +81,10 @@ func New(st *store.Store, keys *Keyring, opts Options) *Keeper {
 		watches: newWatches(),
 		flights: map[SID]*flight{},
 		quiet:   map[string]time.Time{},
+		looked: otter.Must(&otter.Options[SID, look]{
+			MaximumSize:      newsEntries,
+			ExpiryCalculator: otter.ExpiryWriting[SID, look](lookAgain),
+		}),
 	}
 }
 
@@ -120,6 +126,17 @@ func (k *Keeper) time() time.Time {
 	return k.now()
 }
 
+// shared turns times by this process's clock into Redis's, the one clock that
+// all replicas have.
+func (t Tokens) shared(ahead time.Duration) Tokens {
+	for _, at := range []*time.Time{&t.IssuedAt, &t.ExpiresAt, &t.RefreshExpiresAt} {
+		if !at.IsZero() {
+			*at = at.Add(ahead)
+		}
+	}
+	return t
+}
+
 // Begin starts a session and returns its first ticket. Its error is an
 // [*EndedError] if the person is locked out, or has been logged out at the
 // provider meanwhile; an [*UnavailableError]; or ctx's. Then nothing has begun
@@ -130,7 +147,7 @@ func (k *Keeper) Begin(ctx context.Context, app *App, l Login) (Ticket, error) {
 	s := &Session{
 		SID:             t.SID,
 		Generation:      t.Generation,
-		Tokens:          l.Tokens,
+		Tokens:          l.Tokens.shared(now.Sub(k.now())),
 		Issuer:          l.Issuer,
 		Subject:         l.Subject,
 		ProviderSession: l.ProviderSession,
@@ -193,6 +210,8 @@ func (k *Keeper) end(ctx context.Context, app *App, sid SID, reason Reason, lock
 	case store.OK:
 		k.ended(app, sid, reason)
 		return true, nil
+	case store.Ended:
+		k.cache.hear(store.Event{SID: sid, Ended: true}, k.now())
 	case store.Foreign:
 		return false, k.alarm(app, sid, "record_format")
 	}

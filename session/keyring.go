@@ -34,9 +34,10 @@ func ParseServerKey(s string) (ServerKey, error) {
 // Encode reveals the key as text, for the file it is kept in.
 func (k ServerKey) Encode() string { return base64.RawURLEncoding.EncodeToString(k[:]) }
 
-func (ServerKey) String() string             { return redacted }
-func (ServerKey) Format(f fmt.State, _ rune) { io.WriteString(f, redacted) }
-func (ServerKey) LogValue() slog.Value       { return slog.StringValue(redacted) }
+func (ServerKey) String() string               { return redacted }
+func (ServerKey) Format(f fmt.State, _ rune)   { io.WriteString(f, redacted) }
+func (ServerKey) MarshalText() ([]byte, error) { return []byte(redacted), nil }
+func (ServerKey) LogValue() slog.Value         { return slog.StringValue(redacted) }
 
 // KeyID tells server keys apart without telling anything about them.
 type KeyID [4]byte

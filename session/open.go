@@ -3,6 +3,7 @@ package session
 import (
 	"context"
 	"errors"
+	"log/slog"
 	"time"
 
 	"github.com/cloakroom/cloakroom/session/store"
@@ -67,6 +68,9 @@ func (k *Keeper) Open(ctx context.Context, app *App, t Ticket, need Need) (Opene
 			return Opened{}, waited(ctx, err)
 		}
 		v, err := k.judge(ctx, app, t, need)
+		if err == errMoved {
+			continue
+		}
 		if err != nil {
 			return Opened{}, waited(ctx, err)
 		}
@@ -75,7 +79,7 @@ func (k *Keeper) Open(ctx context.Context, app *App, t Ticket, need Need) (Opene
 				return Opened{}, waited(ctx, err)
 			}
 		}
-		fresh := freshFor(app, v, need, k.now())
+		fresh := freshFor(app, v, need, v.now)
 		if v.splitKey && v.split == nil {
 			// Without the local key nothing can be refreshed or sealed again.
 			if fresh == tokenOut {
@@ -103,7 +107,7 @@ func (k *Keeper) Open(ctx context.Context, app *App, t Ticket, need Need) (Opene
 			if next == nil {
 				continue // the exchange was another's: judge afresh, with our own ticket
 			}
-			if v.settled {
+			if v.settled && next != v {
 				continue // in place first, then re-issue
 			}
 			v = next
@@ -132,7 +136,7 @@ var errWait = errors.New("waited too long for a token")
 // waited turns our own limit on waiting into what it is: trouble, not a client
 // that has gone.
 func waited(ctx context.Context, err error) error {
-	if context.Cause(ctx) == errWait {
+	if context.Cause(ctx) == errWait && err == ctx.Err() {
 		return &UnavailableError{Provider: true, RetryAfter: storeRetryAfter, Err: errWait}
 	}
 	return err
@@ -152,13 +156,16 @@ func (k *Keeper) opened(app *App, v *view) Opened {
 // judge opens a ticket once: from the cache, by a plain read where nothing is to
 // be written, or by the script.
 func (k *Keeper) judge(ctx context.Context, app *App, t Ticket, need Need) (*view, error) {
+	if k.store.Lame() {
+		return nil, &UnavailableError{RetryAfter: storeRetryAfter, Err: errLame}
+	}
 	sent := k.now()
-	hears := k.store.Hears()
+	ear := k.store.Ear()
 	if e, ok := k.cache.find(app.Name, t); ok && (e.ended != nil || !need.Local || !e.view.splitKey) {
 		if e.ended != nil {
 			return nil, e.ended
 		}
-		if hears && sent.Sub(e.stored) < app.CacheTTL {
+		if ear != 0 && e.ear == ear && sent.Sub(e.stored) < app.CacheTTL {
 			v := *e.view
 			v.now = k.time()
 			notBefore, err := k.store.NotBefore(ctx, appID(app.Name))
@@ -168,12 +175,12 @@ func (k *Keeper) judge(ctx context.Context, app *App, t Ticket, need Need) (*vie
 			}
 		}
 	}
-	if hears {
+	if ear != 0 {
 		if seen, ok := k.seen.written.GetIfPresent(t.SID); ok && (!need.Activity || k.time().Sub(seen) < app.interval()) {
 			v, err := k.read(ctx, app, t, need)
 			if v != nil || err != nil {
 				if v != nil {
-					k.keep(app, v, sent)
+					k.keep(app, v, sent, ear)
 				}
 				return v, err
 			}
@@ -184,18 +191,20 @@ func (k *Keeper) judge(ctx context.Context, app *App, t Ticket, need Need) (*vie
 		return nil, err
 	}
 	if v.current && v.record.Confirmed {
-		k.keep(app, v, sent)
+		k.keep(app, v, sent, ear)
 	}
 	return v, nil
 }
 
-func (k *Keeper) keep(app *App, v *view, sent time.Time) {
-	if app.CacheTTL <= 0 {
+var errLame = errors.New("the store takes no writes")
+
+func (k *Keeper) keep(app *App, v *view, sent time.Time, ear uint64) {
+	if app.CacheTTL <= 0 || ear == 0 {
 		return
 	}
 	kept := *v
 	kept.record.Body, kept.predecessors, kept.handout = nil, nil, nil
-	k.cache.keep(v.SID, &cached{app: app.Name, hash: v.ticket.Secret.Hash(), view: &kept, stored: sent, ttl: app.CacheTTL}, sent)
+	k.cache.keep(v.SID, &cached{app: app.Name, hash: v.ticket.Secret.Hash(), view: &kept, stored: sent, ear: ear, ttl: app.CacheTTL}, sent)
 }
 
 // due reports whether opening v has anything to write: last-seen, or an end that
@@ -256,7 +265,7 @@ func (k *Keeper) ask(ctx context.Context, app *App, t Ticket, need Need, sent ti
 	})
 	if err != nil {
 		if need.Activity {
-			k.seen.unwritten.Set(t.SID, k.time())
+			k.seen.unwritten.Set(t.SID, k.time().Truncate(time.Millisecond))
 		}
 		return nil, k.unavailable(ctx, err)
 	}
@@ -272,11 +281,13 @@ func (k *Keeper) ask(ctx context.Context, app *App, t Ticket, need Need, sent ti
 	}
 	v.settled = answer.Result == store.Settled
 	if answer.Result == store.Handout {
-		v.handout = k.handout(app, v.ticket, sent)
+		v.handout = k.handout(app, v.ticket, sent, answer)
 	}
-	if need.Activity && answer.Now.Sub(v.seenAt) >= app.interval() {
-		k.seen.unwritten.Set(t.SID, answer.Now) // refused: Redis is out of memory
-	} else {
+	switch { // refused: Redis is out of memory
+	case need.Activity && answer.Now.Sub(v.seenAt) >= app.interval():
+		k.seen.unwritten.Set(t.SID, answer.Now)
+	case v.seenAt.Before(unwritten) && v.seenAt.Before(answer.Now):
+	default:
 		k.seen.written.Set(t.SID, v.seenAt)
 		k.seen.unwritten.Invalidate(t.SID)
 	}
@@ -285,8 +296,10 @@ func (k *Keeper) ask(ctx context.Context, app *App, t Ticket, need Need, sent ti
 
 // handout is a successor whose cookie may leave within the hold, counted from
 // before Redis was asked.
-func (k *Keeper) handout(app *App, t Ticket, sent time.Time) *Handout {
-	return &Handout{Ticket: t, until: sent.Add(app.hold())}
+func (k *Keeper) handout(app *App, t Ticket, sent time.Time, answer store.Answer) *Handout {
+	// A change that ran twice was made the first time.
+	since := answer.Now.Sub(answer.Record.HandedAt)
+	return &Handout{Ticket: t, until: sent.Add(app.hold() - since)}
 }
 
 // view opens the box with the shown ticket, forward along its successors.
@@ -306,8 +319,10 @@ func (k *Keeper) view(ctx context.Context, app *App, t Ticket, answer store.Answ
 	if !answer.Now.Before(s.ExpiresAt) {
 		return nil, k.expire(ctx, app, t.SID, ReasonAbsoluteTimeout)
 	}
-	if end := s.Tokens.RefreshExpiresAt; !end.IsZero() && !answer.Now.Before(end) {
-		return nil, k.expire(ctx, app, t.SID, ReasonRefreshRejected)
+	// Unlike the absolute end, this one moves: a refresh that is under way may
+	// have been in time.
+	if end := s.Tokens.RefreshExpiresAt; !end.IsZero() && !answer.Now.Before(end) && answer.Record.Sending == (store.Attempt{}) {
+		return nil, k.outlived(ctx, app, t.SID, answer.Record.Version)
 	}
 	notBefore, err := k.store.NotBefore(ctx, appID(app.Name))
 	if err != nil {
@@ -333,6 +348,24 @@ func (k *Keeper) view(ctx context.Context, app *App, t Ticket, answer store.Answ
 	}, nil
 }
 
+// errMoved: the session is not as it was judged. Judge again.
+var errMoved = errors.New("session: judge again")
+
+// outlived ends a session whose refresh token has died of age, unless it has
+// got another meanwhile.
+func (k *Keeper) outlived(ctx context.Context, app *App, sid SID, version uint64) error {
+	answer, err := k.store.EndAttempt(ctx, sid, appID(app.Name), ReasonRefreshRejected.code(), version, store.Attempt{})
+	if err != nil {
+		return k.unavailable(ctx, err)
+	}
+	if answer.Result != store.OK {
+		k.forget(sid)
+		return errMoved
+	}
+	k.ended(app, sid, ReasonRefreshRejected, slog.String("cause", "refresh_token_expired"))
+	return &EndedError{Reason: ReasonRefreshRejected}
+}
+
 // expire ends a session and tells so.
 func (k *Keeper) expire(ctx context.Context, app *App, sid SID, reason Reason) error {
 	if err := k.End(ctx, app, sid, reason); err != nil {
@@ -353,7 +386,7 @@ func (k *Keeper) refuse(ctx context.Context, app *App, t Ticket, need Need, answ
 		}
 		// An end is final, so it may be remembered. A lock may be lifted.
 		if !ended.Locked {
-			k.cache.entries.Set(t.SID, &cached{app: app.Name, ended: ended, ttl: endAge})
+			k.cache.bury(t.SID, &cached{app: app.Name, ended: ended, ttl: endAge}, k.now())
 		}
 		return ended
 	case store.Ahead:

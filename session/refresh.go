@@ -72,6 +72,9 @@ const (
 	// looksApart is how long a mark without a live lease stands before its token
 	// is presented once more.
 	looksApart = 30 * time.Second
+	// lookAgain is how long what a look told is remembered.
+	lookAgain = time.Second
+	forever   = 365 * 24 * time.Hour
 	// answerLimit bounds one exchange with the provider.
 	answerLimit = 15 * time.Second
 )
@@ -92,7 +95,7 @@ func (k *Keeper) refresh(ctx context.Context, app *App, v *view, need Need) (*vi
 	}
 	if f.err != nil {
 		// A token that lives, if not as long as asked for, is better than none.
-		if _, trouble := errors.AsType[*UnavailableError](f.err); trouble && freshFor(app, v, Need{Token: true}, k.now()) != tokenOut {
+		if _, trouble := errors.AsType[*UnavailableError](f.err); trouble && freshFor(app, v, Need{Token: true}, v.now) != tokenOut {
 			return v, nil
 		}
 		return nil, f.err
@@ -121,6 +124,11 @@ func (k *Keeper) board(app *App, v *view, stays func() bool) (f *flight, own boo
 	f = &flight{wake: make(chan struct{}, 1), done: make(chan struct{})}
 	if wait := k.quiet[app.Name].Sub(k.now()); wait > 0 {
 		f.err = &UnavailableError{Provider: true, RetryAfter: wait, Err: errBackoff}
+		close(f.done)
+		return f, false
+	}
+	if l, ok := k.looked.GetIfPresent(v.SID); ok && k.now().Sub(l.at) < lookAgain {
+		f.err = l.told
 		close(f.done)
 		return f, false
 	}
@@ -175,7 +183,7 @@ func (k *Keeper) fly(ctx context.Context, app *App, v *view, stays func() bool, 
 		k.forget(v.SID) // the session isn't as it was when it was kept
 		return nil, nil
 	}
-	e := &exchange{k: k, app: app, view: v, attempt: attempt, record: answer.Record, predecessors: answer.Predecessors, stays: stays}
+	e := &exchange{k: k, app: app, view: v, attempt: attempt, record: answer.Record, predecessors: answer.Predecessors, stays: stays, ahead: answer.Now.Sub(k.now())}
 	defer e.renew(ctx)()
 	if v.Tokens.Refresh == "" {
 		return e.advance(ctx)
@@ -231,6 +239,12 @@ func (k *Keeper) await(ctx context.Context, sid SID, version uint64, wake <-chan
 	}
 }
 
+// look is what a look at a lone mark told, and when.
+type look struct {
+	at   time.Time
+	told *UnavailableError
+}
+
 // look deals with a mark that nobody stands behind: a replica died between
 // sending and commit, or the answer was lost. Nobody knows whether the token was
 // spent. Presenting it once more can only save the session, but it waits for the
@@ -240,21 +254,24 @@ func (k *Keeper) look(ctx context.Context, app *App, v *view) error {
 	if err != nil {
 		return k.unavailable(ctx, err)
 	}
+	pause := looksApart
 	if wait > 0 {
-		return k.leaveAlone(app, wait, errBackoff)
+		pause = forever // a look all the same, but the token isn't presented to a provider that fails
 	}
 	allowed := 1
 	if app.UnknownAnswerEnds {
 		allowed = 0
 	}
-	answer, err := k.store.Look(ctx, v.SID, v.version, looksApart, allowed)
+	answer, err := k.store.Look(ctx, v.SID, v.version, pause, allowed)
 	if err != nil {
 		return k.unavailable(ctx, err)
 	}
 	switch answer.Result {
 	case store.Looked:
 		left := looksApart - answer.Now.Sub(answer.Record.LookedAt)
-		return &UnavailableError{Provider: true, RetryAfter: max(left, time.Second), Err: errUnknownAnswer}
+		u := &UnavailableError{Provider: true, RetryAfter: max(left, wait, time.Second), Err: errUnknownAnswer}
+		k.looked.Set(v.SID, look{k.now(), u})
+		return u
 	case store.Withdrawn:
 		k.forget(v.SID)
 		k.audit("refresh token presented once more", app, v.SID, slog.String("cause", "answer_unknown"))

@@ -28,6 +28,11 @@ func (IDToken) String() string                  { return redacted }
 func (IDToken) Format(f fmt.State, _ rune)      { io.WriteString(f, redacted) }
 func (IDToken) LogValue() slog.Value            { return slog.StringValue(redacted) }
 
+// encoding/json asks for no Stringer.
+func (AccessToken) MarshalText() ([]byte, error)  { return []byte(redacted), nil }
+func (RefreshToken) MarshalText() ([]byte, error) { return []byte(redacted), nil }
+func (IDToken) MarshalText() ([]byte, error)      { return []byte(redacted), nil }
+
 // Tokens is the provider's token set.
 type Tokens struct {
 	Access    AccessToken
@@ -73,6 +78,10 @@ type Session struct {
 	refreshKept bool     // the provider's last answer brought no new refresh token
 	box         sections // as read, for what this code doesn't know
 }
+
+// A session prints as its SID: what it holds includes the sealed box's plain text.
+func (s Session) Format(f fmt.State, _ rune) { io.WriteString(f, "session "+s.SID.String()) }
+func (s Session) LogValue() slog.Value       { return slog.StringValue(s.SID.String()) }
 
 // Opened is one request's view of a session.
 type Opened struct {

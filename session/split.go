@@ -37,9 +37,10 @@ func ParseLocalKey(s string) (LocalKey, error) {
 // Encode reveals the key, in unpadded base64url.
 func (l LocalKey) Encode() string { return base64.RawURLEncoding.EncodeToString(l[:]) }
 
-func (LocalKey) String() string             { return redacted }
-func (LocalKey) Format(f fmt.State, _ rune) { io.WriteString(f, redacted) }
-func (LocalKey) LogValue() slog.Value       { return slog.StringValue(redacted) }
+func (LocalKey) String() string               { return redacted }
+func (LocalKey) Format(f fmt.State, _ rune)   { io.WriteString(f, redacted) }
+func (LocalKey) MarshalText() ([]byte, error) { return []byte(redacted), nil }
+func (LocalKey) LogValue() slog.Value         { return slog.StringValue(redacted) }
 
 // ErrLocalKey means that a split session's ticket came without the local key
 // that goes with it: the person has to log in. Nothing has ended.

@@ -46,6 +46,9 @@ func (Secret) String() string             { return redacted }
 func (Secret) Format(f fmt.State, _ rune) { io.WriteString(f, redacted) }
 func (Secret) LogValue() slog.Value       { return slog.StringValue(redacted) }
 
+// MarshalText redacts in JSON, too.
+func (Secret) MarshalText() ([]byte, error) { return []byte(redacted), nil }
+
 // newSecret draws a secret from the system's random source.
 func newSecret() (s Secret) {
 	rand.Read(s[:])

@@ -15,7 +15,11 @@ var backoffEnterLua string
 //go:embed lua/backoff_fail.lua
 var backoffFailLua string
 
+//go:embed lua/backoff_pass.lua
+var backoffPassLua string
+
 var (
+	backoffPassScript  = redis.NewScript(backoffPassLua)
 	backoffEnterScript = redis.NewScript(backoffEnterLua)
 	backoffFailScript  = redis.NewScript(backoffFailLua)
 )
@@ -25,6 +29,7 @@ var (
 const (
 	backoffFirst   = 250 * time.Millisecond
 	backoffLongest = 10 * time.Second
+	backoffLapse   = 30 * time.Second // without failure or probe: as good as new
 	backoffTTL     = time.Minute
 )
 
@@ -36,7 +41,7 @@ func (s *Store) backoffKey(app string) []string { return []string{s.prefix + "ba
 func (s *Store) EnterBackoff(ctx context.Context, app string, deadline time.Duration) (wait time.Duration, probe bool, err error) {
 	err = s.measure(ctx, "backoff", func(ctx context.Context) error {
 		reply, err := backoffEnterScript.Run(ctx, s.rdb, s.backoffKey(app),
-			s.offset().Milliseconds(), deadline.Milliseconds(), backoffTTL.Milliseconds()).Int64Slice()
+			s.offset().Milliseconds(), deadline.Milliseconds(), backoffTTL.Milliseconds(), backoffLapse.Milliseconds()).Int64Slice()
 		if err != nil {
 			return err
 		}
@@ -60,6 +65,13 @@ func (s *Store) FailBackoff(ctx context.Context, app string, asked time.Duration
 		return err
 	})
 	return wait, err
+}
+
+// PassBackoff gives a probe back that was not made.
+func (s *Store) PassBackoff(ctx context.Context, app string) error {
+	return s.measure(ctx, "backoff", func(ctx context.Context) error {
+		return backoffPassScript.Run(ctx, s.rdb, s.backoffKey(app)).Err()
+	})
 }
 
 // LeaveBackoff notes that app's provider works.

@@ -4,6 +4,7 @@ import (
 	"context"
 	_ "embed"
 	"encoding/base64"
+	"errors"
 	"strconv"
 	"strings"
 	"time"
@@ -76,6 +77,11 @@ func (s *Store) beat(ctx context.Context, count uint64) error {
 	return s.measure(ctx, "beat", func(ctx context.Context) error {
 		reply, err := beatScript.Run(ctx, s.rdb, []string{s.prefix + "beat:" + s.replica},
 			(10 * time.Second).Milliseconds(), s.channel(), s.replica, count).Int64Slice()
+		// Out of memory is the one refusal that ends get around.
+		_, replied := errors.AsType[redis.Error](err)
+		s.mu.Lock()
+		s.lame = replied && !redis.HasErrorPrefix(err, "OOM")
+		s.mu.Unlock()
 		if err != nil {
 			return err
 		}
@@ -97,6 +103,9 @@ func (s *Store) beat(ctx context.Context, count uint64) error {
 func (s *Store) listen(ctx context.Context, handle func(Event)) {
 	sub := s.rdb.Subscribe(ctx, s.channel())
 	defer sub.Close()
+	// What is published between two subscriptions is heard by nobody: what was
+	// learnt before this one can't be kept up.
+	defer s.deafen()
 	defer s.setListening(time.Time{})
 	for ctx.Err() == nil {
 		msg, err := sub.ReceiveTimeout(ctx, 4*beatInterval)
@@ -105,6 +114,7 @@ func (s *Store) listen(ctx context.Context, handle func(Event)) {
 		}
 		switch m := msg.(type) {
 		case *redis.Subscription:
+			s.deafen()
 			s.setListening(time.Now()) // what was published before may not have come
 		case *redis.Message:
 			s.hear(ctx, m.Payload, handle)
@@ -140,12 +150,37 @@ func (s *Store) hear(ctx context.Context, payload string, handle func(Event)) {
 	}
 }
 
-// Hears reports whether this replica hears itself: whether all that was
-// published, and every app's not-before, until a second ago has arrived here.
-func (s *Store) Hears() bool {
+// deafen forgets that beats were heard: the next are a new subscription's.
+func (s *Store) deafen() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	return !s.heard.IsZero() && time.Since(s.heard) < deafAfter && time.Since(s.notBeforeAt) < deafAfter
+	s.ear++
+	s.heard = time.Time{}
+}
+
+// Hears reports whether this replica hears itself: whether all that was
+// published, and every app's not-before, until a second ago has arrived here.
+func (s *Store) Hears() bool { return s.Ear() != 0 }
+
+// Lame reports whether Redis refused the last beat: it takes no ends either, or
+// is not the primary that has them. What it says of a session is not to be
+// believed.
+func (s *Store) Lame() bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.lame
+}
+
+// Ear names the subscription by which this replica hears itself; 0 if it
+// doesn't. As long as the name stays, nothing published has been missed but
+// what is under way for up to a second.
+func (s *Store) Ear() uint64 {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.heard.IsZero() || time.Since(s.heard) >= deafAfter || time.Since(s.notBeforeAt) >= deafAfter {
+		return 0
+	}
+	return s.ear
 }
 
 // Now is Redis's time as the last beat told it, and whether one has.

@@ -60,9 +60,11 @@ type Store struct {
 
 	mu    sync.Mutex // guards the beat
 	sent  map[uint64]time.Time
-	heard time.Time     // when the last beat that came back was sent
+	ear   uint64        // counts subscriptions
+	heard time.Time     // when the last beat that came back on this one was sent
 	drift time.Duration // Redis's clock less this process's
 	timed bool          // drift is known
+	lame  bool          // Redis refused the last beat's write
 	// listening is when the subscription that stands was made; zero: none stands.
 	listening time.Time
 

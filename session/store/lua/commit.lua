@@ -51,6 +51,7 @@ record = raise(unlease(record))
 record = put(record, AT.sending, NONE)
 record = put(record, AT.looked, bytes(0, 8))
 record = put(record, AT.attempt, attempt)
+record = put(record, AT.ahead, bytes(0, 8))
 if sent then record = put(record, AT.unknowns, '\0') end
 record = slice(record, 0, HEADER) .. body
 redis.call('SET', KEYS[1], record, 'KEEPTTL')

@@ -14,11 +14,11 @@ if first == 0 then
   return {'looked', now, record}
 end
 if now - first < pause then return {'looked', now, record} end
-if unknowns >= allowed then return {'spent', now, record} end
+if allowed == 0 then return {'spent', now, record} end
 record = raise(unlease(record))
 record = put(record, AT.sending, NONE)
 record = put(record, AT.looked, bytes(0, 8))
-record = put(record, AT.unknowns, string.char(unknowns + 1))
+record = put(record, AT.unknowns, string.char(math.min(unknowns + 1, 255)))
 save(record)
 changed(record)
 return {'withdrawn', now, record}

@@ -61,6 +61,9 @@ if generation == current then
   end
 else
   predecessors = redis.call('GET', KEYS[2]) or ''
+  -- While the current ticket is unconfirmed there is a predecessor on record,
+  -- unless Redis has lost it: that is no proof of anything.
+  if predecessors == '' and num(record, AT.confirmed, 1) == 0 then return {'lost', now, record} end
   verdict = 'reuse'
   for at = 0, #predecessors - ENTRY, ENTRY do
     if num(predecessors, at, 8) == generation then
@@ -82,5 +85,6 @@ else
   if verdict == 'reuse' then return {'reuse', now, record} end
 end
 
+if unwritten > num(record, AT.seen, 8) then write(AT.seen, bytes(math.min(unwritten, now), 8)) end
 if activity and now - num(record, AT.seen, 8) >= interval then write(AT.seen, bytes(now, 8)) end
 return {verdict, now, record, predecessors or ''}
