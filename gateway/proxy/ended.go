@@ -31,24 +31,36 @@ func (x *exchange) hold(next phase) bool {
 	return !x.ended
 }
 
-// watch ends the exchange when the caller says so. Cancelling is not enough
-// where the client is waited for: to send the rest of its request, or to read
-// the rest of its answer.
+// watch ends the exchange when the caller says so.
 func (x *exchange) watch() {
 	select {
 	case <-x.call.Ended:
 	case <-x.ctx.Done():
 		return
 	}
-	// Held to the end: after Forward has returned, or the connection was taken
-	// over, the deadlines are somebody else's.
 	x.mu.Lock()
 	defer x.mu.Unlock()
-	if x.phase == phaseTunnel || x.phase == phaseOver {
-		return
+	if x.phase == phaseWaiting || x.phase == phaseAnswering {
+		x.ended = true
+		x.abandon(ErrEnded)
 	}
-	x.ended = true
-	x.cancel(ErrEnded)
+}
+
+// late gives up on an upstream that doesn't answer.
+func (x *exchange) late() {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	if x.phase == phaseWaiting {
+		x.abandon(ErrTimeout)
+	}
+}
+
+// abandon cancels the exchange. That is not enough where the client is waited
+// for: to send the rest of its request, or to read the rest of its answer. x.mu
+// is held to the end: after Forward has returned, or the connection was taken
+// over, the deadlines are somebody else's.
+func (x *exchange) abandon(cause error) {
+	x.cancel(cause)
 	rc, past := http.NewResponseController(x.w), time.Unix(1, 0)
 	if x.in.Body != http.NoBody {
 		_ = rc.SetReadDeadline(past)

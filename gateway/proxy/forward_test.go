@@ -363,6 +363,7 @@ func TestForwardErrors(t *testing.T) {
 		{"J-05 switches protocols unasked, with a name", raw("HTTP/1.1 101 X\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\nEVIL"), get("/"), 0, ErrUnreachable, "502"},
 		{"silence", "http://" + silent.addr, get("/"), 20 * time.Millisecond, ErrTimeout, "504"},
 		{"silence after a body", "http://" + silent.addr, request("POST", "/", "x", "Content-Length: 1"), 20 * time.Millisecond, ErrTimeout, "504"},
+		{"silence of both", "http://" + silent.addr, request("POST", "/", "x", "Content-Length: 9"), 20 * time.Millisecond, ErrTimeout, "504"},
 		{"broken chunks from the client", "http://" + silent.addr, request("POST", "/", "zz\r\n", "Transfer-Encoding: chunked"), 0, ErrRequestBody, "400"},
 	}
 	for _, tt := range tests {

@@ -283,14 +283,18 @@ func checkLane(t *testing.T, b []byte, starts, payloads []int, cuts []byte, mask
 // ends and the lane is ended.
 func TestLaneAtEveryByte(t *testing.T) {
 	for _, masked := range []bool{false, true} {
-		// fragments with a ping between them, an empty frame, 126 and 65536 bytes
-		b, starts, payloads := stream([]byte{2, 3, 0, 2, 4, 0, 5, 5, 5, 125, 5, 126, 8, 0, 130, 14, 255, 127, 255, 128, 7, 1}, masked)
-		for at := range len(b) {
-			if at > 1700 && at < len(b)-40 && at%997 > 1 {
-				continue // inside of the long ones
+		// Fragments with a ping between them, an empty frame, 125 and 126 bytes.
+		b, starts, payloads := stream([]byte{2, 3, 0, 2, 4, 0, 5, 5, 5, 125, 130, 14, 8, 0, 7, 1}, masked)
+		for at := range len(b) + 1 {
+			checkLane(t, b, starts, payloads, append(bytes.Repeat([]byte{255}, at/255), byte(at%255)), masked, at)
+		}
+		// 65535 bytes, and one more.
+		for _, size := range []byte{127, 128} {
+			b, starts, payloads := stream([]byte{255, size, 7, 1}, masked)
+			for at := range 20 {
+				checkLane(t, b, starts, payloads, []byte{byte(at)}, masked, at)
+				checkLane(t, b, starts, payloads, bytes.Repeat([]byte{255}, 300), masked, len(b)-at)
 			}
-			cuts := bytes.Repeat([]byte{255}, at/255)
-			checkLane(t, b, starts, payloads, append(cuts, byte(at%255)), masked, at)
 		}
 	}
 }

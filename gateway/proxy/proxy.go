@@ -238,13 +238,13 @@ func (p *Proxy) Forward(w http.ResponseWriter, r *http.Request, c Call) error {
 	defer cancel(nil)
 	x := &exchange{proxy: p, call: c, in: r, w: w, cancel: cancel, upgrade: IsWebSocket(r)}
 	x.ctx = context.WithValue(ctx, exchangeKey{}, x)
-	x.clock.start(p.cfg.Timeout, func() { cancel(ErrTimeout) })
+	x.clock.start(p.cfg.Timeout, x.late)
 	defer x.clock.stop()
 	if c.Ended != nil {
 		watch := time.AfterFunc(watchDelay, x.watch)
 		defer watch.Stop()
-		defer x.hold(phaseOver)
 	}
+	defer x.hold(phaseOver)
 	if r.ProtoMajor == 1 && r.Body != http.NoBody {
 		// Or net/http would swallow what is left of the request before it lets
 		// the response's header go. A writer that can't, can't.

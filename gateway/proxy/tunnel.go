@@ -105,18 +105,16 @@ func (t *tunnel) run(ctx context.Context, ended <-chan struct{}) (err error) {
 		// Both, before one can answer: its answer is no farewell to the other.
 		t.down.closing.Store(&c)
 		t.up.closing.Store(&c)
-		started := make(chan struct{})
+		// Here and now, if that can be: where thousands end at once, a goroutine
+		// might not get its turn before the cut.
+		until := time.Now().Add(closeTimeout)
 		for _, l := range [...]*lane{&t.down, &t.up} {
-			open++
-			go func() {
-				started <- struct{}{}
-				over <- l.end()
-			}()
+			if !l.tryEnd(until) {
+				open++
+				go func() { over <- l.end() }()
+			}
 		}
-		// Where thousands end at once, they must not be cut before their turn.
-		<-started
-		<-started
-		timer = time.After(closeTimeout)
+		timer = time.After(time.Until(until))
 	}
 	for open > 0 {
 		select {
@@ -255,10 +253,27 @@ func (l *lane) pass(b []byte) error {
 	return bad
 }
 
-// end sends the Close frame if no frame is under way. Otherwise copy will.
+// tryEnd sends the Close frame, unless a frame is under way: then copy will. It
+// reports false, and has done nothing, if copy is writing.
+func (l *lane) tryEnd(until time.Time) bool {
+	if !l.mu.TryLock() {
+		return false
+	}
+	defer l.mu.Unlock()
+	l.armed = time.Now()
+	_ = l.to.SetWriteDeadline(until)
+	_ = l.endLocked() // if somebody is gone, copy will find out
+	return true
+}
+
+// end does the same when copy lets it.
 func (l *lane) end() error {
 	l.mu.Lock()
 	defer l.mu.Unlock()
+	return l.endLocked()
+}
+
+func (l *lane) endLocked() error {
 	if l.sealed || l.frames.rest > 0 {
 		return nil
 	}
