@@ -8,7 +8,10 @@
 //   - login, callback: provider, session begun, its ticket parked, cookie set
 //   - token, user, session: guard, door, session opened, JSON
 //   - proxied: guard, door, session opened, upstream; the wrapper adds the cookie
+//   - password: guard, limits, provider, session begun, cookie set, token
+//   - sessions: guard, door, sessions listed or ended
 //   - logout: guard, session ended, cookie deleted
+//   - backchannel: the provider's logout token checked, sessions ended
 //
 // The guard comes first and is a pure function: it decides whether the request
 // comes from the app's own origin. The door reads the cookie, which costs no
@@ -60,6 +63,8 @@ type Gateway struct {
 	apps atomic.Pointer[map[string]*app] // by host; replaced as a whole by Swap
 	jobs jobs                            // what goes on after its answer
 
+	verifying chan struct{} // one per logout token that is being verified
+
 	mayHandOut func(*session.Handout) bool // keeper.MayHandOut
 }
 
@@ -77,6 +82,7 @@ func New(keeper *session.Keeper, keys *session.Keyring, opts Options) *Gateway {
 	g := &Gateway{
 		keeper: keeper, keys: keys, log: opts.Log, trusted: opts.TrustedProxies, now: opts.Now,
 		metrics: newMetrics(opts.Metrics), mayHandOut: keeper.MayHandOut,
+		verifying: make(chan struct{}, maxVerifying),
 	}
 	if g.log == nil {
 		g.log = slog.New(slog.DiscardHandler)
@@ -156,6 +162,7 @@ const (
 	loginPath     = basePath + "/login"
 	callbackPath  = basePath + "/callback"
 	loggedOutPath = basePath + "/logged-out"
+	sessionsPath  = basePath + "/sessions"
 )
 
 // ownPath reports whether a canonical path belongs to the gateway itself.
@@ -169,10 +176,13 @@ type handler func(*Gateway, *response, *http.Request) error
 
 // own serves the endpoints below /bff.
 func (g *Gateway) own(w *response, r *http.Request, path string) error {
-	var get, post handler
+	var get, post, del handler
 	switch path {
 	case loginPath:
 		w.endpoint, get = endpointLogin, (*Gateway).login
+		if w.app.PasswordLogin {
+			post = (*Gateway).passwordLogin
+		}
 	case callbackPath:
 		w.endpoint, get = endpointCallback, (*Gateway).callback
 	case basePath + "/token":
@@ -185,14 +195,27 @@ func (g *Gateway) own(w *response, r *http.Request, path string) error {
 		w.endpoint, post = endpointLogout, (*Gateway).logout
 	case loggedOutPath:
 		w.endpoint, get = endpointLoggedOut, (*Gateway).loggedOut
+	case sessionsPath:
+		w.endpoint, get, del = endpointSessions, (*Gateway).sessions, (*Gateway).endOthers
+	case basePath + "/backchannel-logout":
+		w.endpoint, post = endpointBackChannel, (*Gateway).backChannelLogout
+	case basePath + "/frontchannel-logout":
+		w.endpoint, get = endpointFrontChannel, (*Gateway).frontChannelLogout
 	default:
-		return &problem{code: codeNoRoute}
+		sid, ok := strings.CutPrefix(path, sessionsPath+"/")
+		if !ok {
+			return &problem{code: codeNoRoute}
+		}
+		w.endpoint = endpointSessions
+		del = func(g *Gateway, w *response, r *http.Request) error { return g.endSession(w, r, sid) }
 	}
 	switch {
 	case r.Method == http.MethodGet && get != nil:
 		return get(g, w, r)
 	case r.Method == http.MethodPost && post != nil:
 		return post(g, w, r)
+	case r.Method == http.MethodDelete && del != nil:
+		return del(g, w, r)
 	}
 	var allow []string
 	if get != nil {
@@ -200,6 +223,9 @@ func (g *Gateway) own(w *response, r *http.Request, path string) error {
 	}
 	if post != nil {
 		allow = append(allow, http.MethodPost)
+	}
+	if del != nil {
+		allow = append(allow, http.MethodDelete)
 	}
 	return &problem{code: codeMethodNotAllowed, allow: strings.Join(allow, ", ")}
 }

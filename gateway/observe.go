@@ -27,12 +27,16 @@ const (
 	endpointSession
 	endpointLogout
 	endpointLoggedOut
+	endpointSessions
+	endpointBackChannel
+	endpointFrontChannel
 	endpointRoute
 	endpoints
 )
 
 var endpointNames = [endpoints]string{
-	"none", "login", "callback", "token", "user", "session", "logout", "logged_out", "route",
+	"none", "login", "callback", "token", "user", "session", "logout", "logged_out",
+	"sessions", "backchannel_logout", "frontchannel_logout", "route",
 }
 
 func (e endpoint) String() string { return endpointNames[e] }

@@ -218,6 +218,11 @@ func (g *Gateway) fail(w *response, r *http.Request, err error) {
 		doc.LoginURL = loginPath
 	}
 
+	if w.endpoint == endpointBackChannel {
+		// The provider's kind of answer (Back-Channel Logout 1.0 section 2.8).
+		w.backChannelError(status, p)
+		return
+	}
 	if isNavigation(r) {
 		web.Error(w, status, web.ErrorPage{
 			Code: string(p.code), Title: title, Detail: p.detail, TraceID: w.trace, LoginURL: doc.LoginURL,

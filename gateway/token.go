@@ -1,6 +1,7 @@
 package gateway
 
 import (
+	"context"
 	"encoding/json"
 	"net/http"
 	"net/url"
@@ -31,12 +32,12 @@ func (g *Gateway) token(w *response, r *http.Request) error {
 	if err != nil {
 		return err
 	}
-	return g.answerToken(w, o)
+	return g.answerToken(r.Context(), w, o)
 }
 
 // answerToken answers with the session's access token and, where the page has to
 // be told one, the local key.
-func (g *Gateway) answerToken(w *response, o session.Opened) error {
+func (g *Gateway) answerToken(_ context.Context, w *response, o session.Opened) error {
 	answer := struct {
 		AccessToken string `json:"access_token"`
 		TokenType   string `json:"token_type"`

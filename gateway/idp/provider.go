@@ -237,6 +237,9 @@ func (p *Provider) Discover(ctx context.Context) error {
 	return err
 }
 
+// Origin is the issuer's scheme and host.
+func (p *Provider) Origin() string { return p.origin.Scheme + "://" + p.origin.Host }
+
 // Ready reports whether the metadata have been fetched once.
 func (p *Provider) Ready() bool { return p.metadata.known() }
 
