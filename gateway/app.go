@@ -9,6 +9,7 @@ import (
 	"strings"
 
 	"github.com/cloakroom/cloakroom/gateway/idp"
+	"github.com/cloakroom/cloakroom/gateway/mint"
 	"github.com/cloakroom/cloakroom/gateway/proxy"
 	"github.com/cloakroom/cloakroom/gateway/web"
 	"github.com/cloakroom/cloakroom/session"
@@ -44,6 +45,11 @@ type App struct {
 	UserClaims []string
 	// Token says what /bff/token hands out.
 	Token TokenMode
+	// Mint makes the tokens of TokenMint, whose Session.Revalidate must be set.
+	Mint *mint.Issuer
+	// Audience are the resource servers whose tokens of the provider's this app's
+	// routes accept as bearers.
+	Audience []string
 	// AfterLogout is a path of the app, or a URL, where a finished logout lands;
 	// empty: a page that says so.
 	AfterLogout string
@@ -61,6 +67,8 @@ const (
 	TokenOff TokenMode = "off"
 	// TokenRelay: the provider's, as it is.
 	TokenRelay TokenMode = "relay"
+	// TokenMint: tokens of our own.
+	TokenMint TokenMode = "mint"
 )
 
 // Kind says who calls a route.
@@ -94,6 +102,13 @@ type Route struct {
 	// Token attaches the session's access token. It needs Auth required or
 	// optional, and Upstream.
 	Token bool
+	// Accept says by what callers are known; bearers need Auth required or
+	// optional.
+	Accept Accept
+	// Require are claims that a caller must have: each claim's value is one of the
+	// texts, or an array with one of them. It needs Auth required. A bearer's are
+	// those in the token.
+	Require map[string][]string
 	// Exactly one of Upstream and Files is set.
 	Upstream *proxy.Proxy
 	Files    *web.Files
@@ -112,6 +127,8 @@ type app struct {
 	tickets  codec
 	logins   codec
 	routes   *proxy.Table[[]Route]
+	// takesRelayed: a route accepts the provider's own tokens.
+	takesRelayed bool
 }
 
 // prepare checks an App and derives what serving needs.
@@ -131,6 +148,10 @@ func (g *Gateway) prepare(def App) (*app, error) {
 	}
 	switch def.Token {
 	case TokenOff, TokenRelay, "":
+	case TokenMint:
+		if def.Mint == nil || def.Session.Revalidate <= 0 {
+			return fail("minted tokens need an issuer, and how often sessions are revalidated")
+		}
 	default:
 		return fail("unknown token mode %q", def.Token)
 	}
@@ -147,11 +168,22 @@ func (g *Gateway) prepare(def App) (*app, error) {
 
 	policy := def.Session
 	policy.Name = def.Name
+	if def.Token != TokenMint {
+		policy.Revalidate = 0 // the life of the provider's tokens decides
+	}
 	policy.SplitKey = def.SplitKey
 	policy.Refresh = g.refreshAt(def.Name, def.Provider)
 	policy.Revoke = g.revokeAt(def.Name, def.Provider)
 	a.policy = &policy
 
+	bearers := slices.ContainsFunc(def.Routes, func(rt Route) bool { return rt.Accept.Bearer })
+	a.takesRelayed = bearers && def.Token == TokenRelay
+	switch {
+	case bearers && def.Token != TokenMint && def.Token != TokenRelay:
+		return fail("routes accept bearers, and there are no tokens")
+	case a.takesRelayed && len(def.Audience) == 0:
+		return fail("routes accept the provider's tokens, and no audience is named")
+	}
 	table, err := newTable(def.Routes)
 	if err != nil {
 		return fail("%w", err)
@@ -169,6 +201,10 @@ func (rt *Route) check() error {
 		return errors.New("neither or both of upstream and files")
 	case rt.Token && (rt.Auth == AuthNone || rt.Upstream == nil):
 		return errors.New("a token needs a session and an upstream")
+	case rt.Accept.Bearer && rt.Auth == AuthNone:
+		return errors.New("bearers are not looked at where nobody is asked for")
+	case len(rt.Require) > 0 && rt.Auth != AuthRequired:
+		return errors.New("claims are required of nobody")
 	}
 	return nil
 }

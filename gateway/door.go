@@ -25,6 +25,10 @@ func (g *Gateway) admit(w *response, r *http.Request, need session.Need) (sessio
 		return session.Opened{}, err
 	}
 	w.sid = t.SID
+	if w.endpoint == endpointRoute && w.watch == nil {
+		// Before the session is opened, so that no end falls in between.
+		w.watch = g.keeper.Watch(w.app.policy, t.SID)
+	}
 	need.Received = w.received
 	o, err := g.keeper.Open(r.Context(), w.app.policy, t, need) // it bounds its own waits
 	if err != nil {

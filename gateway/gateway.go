@@ -7,7 +7,8 @@
 //
 //   - login, callback: provider, session begun, its ticket parked, cookie set
 //   - token, user, session: guard, door, session opened, JSON
-//   - proxied: guard, door, session opened, upstream; the wrapper adds the cookie
+//   - proxied: guard, door, session opened, upstream; the wrapper adds the cookie.
+//     Or, where a route accepts bearers, bearer in place of guard and door
 //   - password: guard, limits, provider, session begun, cookie set, token
 //   - sessions: guard, door, sessions listed or ended
 //   - logout: guard, session ended, cookie deleted
@@ -63,6 +64,8 @@ type Gateway struct {
 	apps atomic.Pointer[map[string]*app] // by host; replaced as a whole by Swap
 	jobs jobs                            // what goes on after its answer
 
+	minted *mintedCache
+
 	verifying chan struct{} // one per logout token that is being verified
 
 	mayHandOut func(*session.Handout) bool // keeper.MayHandOut
@@ -90,6 +93,7 @@ func New(keeper *session.Keeper, keys *session.Keyring, opts Options) *Gateway {
 	if g.now == nil {
 		g.now = time.Now
 	}
+	g.minted = newMinted(g.now)
 	g.apps.Store(&map[string]*app{})
 	return g
 }
@@ -151,6 +155,9 @@ func (g *Gateway) serve(w *response, r *http.Request) error {
 	}
 	if ownPath(path) {
 		return g.own(w, r, path)
+	}
+	if doc := w.app.published(path); doc != nil {
+		return publish(w, r, doc)
 	}
 	w.endpoint = endpointRoute
 	return g.proxied(w, r, path)
@@ -234,6 +241,7 @@ func (g *Gateway) own(w *response, r *http.Request, path string) error {
 // access line.
 func (g *Gateway) finish(w *response, r *http.Request) {
 	v := recover()
+	w.watch.Stop()
 	if v == http.ErrAbortHandler {
 		g.access(w, r)
 		panic(v) // net/http's way to cut an answer off

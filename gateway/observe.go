@@ -30,13 +30,14 @@ const (
 	endpointSessions
 	endpointBackChannel
 	endpointFrontChannel
+	endpointKeys
 	endpointRoute
 	endpoints
 )
 
 var endpointNames = [endpoints]string{
 	"none", "login", "callback", "token", "user", "session", "logout", "logged_out",
-	"sessions", "backchannel_logout", "frontchannel_logout", "route",
+	"sessions", "backchannel_logout", "frontchannel_logout", "keys", "route",
 }
 
 func (e endpoint) String() string { return endpointNames[e] }

@@ -90,6 +90,7 @@ type problem struct {
 	detail     string         // for the developer who calls us
 	retryAfter time.Duration  // with 429 and 503
 	allow      string         // with 405
+	challenge  string         // WWW-Authenticate, where a bearer was to be shown
 	err        error
 }
 
@@ -201,6 +202,9 @@ func (g *Gateway) fail(w *response, r *http.Request, err error) {
 	hardenOwn(h)
 	if p.allow != "" {
 		h.Set("Allow", p.allow)
+	}
+	if p.challenge != "" {
+		h.Set("WWW-Authenticate", p.challenge)
 	}
 	doc := problemDocument{
 		Type: "urn:cloakroom:" + string(p.code), Title: title, Status: status,

@@ -14,24 +14,30 @@ import (
 // landedLife is how long after a login another one is not begun by itself.
 const landedLife = 30 * time.Second
 
-// proxied serves what is not the gateway's own: route, then guard, door, and
+// proxied serves what is not the gateway's own: route, then who asks, and then
 // upstream or files.
 func (g *Gateway) proxied(w *response, r *http.Request, path string) error {
 	rt, err := w.app.route(path, r.Method)
 	if err != nil {
 		return err
 	}
-	var bearer proxy.Bearer
-	if rt.Auth != AuthNone {
+	var from caller
+	switch {
+	case rt.Auth == AuthNone:
+	case rt.Accept.Bearer && len(r.Header["Authorization"]) > 0:
+		if from, err = g.byBearer(w, r, rt); err != nil {
+			return err
+		}
+	case !rt.Accept.cookie():
+		if rt.Auth == AuthRequired {
+			return errNoBearer
+		}
+	default:
 		if rt.Kind == KindPage && g.bounceOnce(w, r) {
 			return nil
 		}
-		o, err := g.enter(w, r, rt.guard(r), session.Need{
-			Activity: !background(r.Header), Token: rt.Token, Cookie: !proxy.IsWebSocket(r),
-		})
+		from, err = g.byCookie(w, r, rt)
 		switch {
-		case err == nil && rt.Token:
-			bearer = proxy.Bearer(o.Tokens.Access)
 		case err == nil:
 		case rt.Auth == AuthOptional && isAnonymous(err):
 		case rt.Kind == KindPage && r.Method == http.MethodGet && isNavigation(r) && needsLogin(err):
@@ -40,10 +46,33 @@ func (g *Gateway) proxied(w *response, r *http.Request, path string) error {
 			return err
 		}
 	}
+	if err := rt.permit(from.claims); err != nil {
+		return err
+	}
 	if rt.Files != nil {
 		return rt.Files.Serve(w, r, proxy.StripPrefix(path, rt.StripPrefix))
 	}
-	return rt.Upstream.Forward(w, r, proxy.Call{Path: path, Bearer: bearer, Traceparent: w.parent})
+	return g.forward(w, r, rt, path, from)
+}
+
+// byCookie finds the caller by the session cookie: guard, then door.
+func (g *Gateway) byCookie(w *response, r *http.Request, rt *Route) (caller, error) {
+	o, err := g.enter(w, r, rt.guard(r), session.Need{
+		Activity: !background(r.Header), Token: rt.Token, Cookie: !proxy.IsWebSocket(r),
+	})
+	if err != nil {
+		return caller{}, err
+	}
+	w.watch.Until(o.ExpiresAt)
+	c := caller{claims: o.Claims, watch: w.watch}
+	if rt.Token {
+		token, _, err := g.accessToken(w.app, o)
+		if err != nil {
+			return caller{}, err
+		}
+		c.token = proxy.Bearer(token)
+	}
+	return c, nil
 }
 
 // guard is the rule for one request to the route.

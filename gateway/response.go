@@ -26,6 +26,8 @@ type response struct {
 	parent   string // the whole traceparent
 	endpoint endpoint
 	sid      session.SID // of the ticket shown, if one was read
+	// watch is the session's, while a route's answer is under way.
+	watch *session.Watch
 
 	// successor leaves with the final header if it still may, or never.
 	successor *session.Handout

@@ -15,7 +15,7 @@ import (
 // hold in memory. Its guards include X-BFF on GET, which would otherwise be safe
 // to send from anywhere.
 func (g *Gateway) token(w *response, r *http.Request) error {
-	if w.app.Token != TokenRelay {
+	if w.app.Token != TokenRelay && w.app.Token != TokenMint {
 		return &problem{code: codeNoRoute}
 	}
 	if err := guard(guardJSON, r.Method, r.Header, w.app.origin); err != nil {
@@ -37,7 +37,14 @@ func (g *Gateway) token(w *response, r *http.Request) error {
 
 // answerToken answers with the session's access token and, where the page has to
 // be told one, the local key.
-func (g *Gateway) answerToken(_ context.Context, w *response, o session.Opened) error {
+func (g *Gateway) answerToken(ctx context.Context, w *response, o session.Opened) error {
+	access, life, err := g.accessToken(w.app, o)
+	if err != nil {
+		return err
+	}
+	if err := g.note(ctx, w.app, o); err != nil {
+		return err
+	}
 	answer := struct {
 		AccessToken string `json:"access_token"`
 		TokenType   string `json:"token_type"`
@@ -45,8 +52,7 @@ func (g *Gateway) answerToken(_ context.Context, w *response, o session.Opened) 
 		Scope       string `json:"scope"`
 		LocalKey    string `json:"local_key,omitempty"`
 	}{
-		AccessToken: string(o.Tokens.Access), TokenType: "Bearer", Scope: o.Tokens.Scope,
-		ExpiresIn: max(0, int64(o.Tokens.ExpiresAt.Sub(o.Now)/time.Second)),
+		AccessToken: access, TokenType: "Bearer", Scope: o.Tokens.Scope, ExpiresIn: max(0, int64(life/time.Second)),
 	}
 	if o.LocalKey != nil {
 		answer.LocalKey = o.LocalKey.Encode()

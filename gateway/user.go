@@ -37,16 +37,20 @@ func (g *Gateway) session(w *response, r *http.Request) error {
 	if err != nil {
 		return err
 	}
+	accessEnd := ""
+	if w.app.Token != TokenMint {
+		accessEnd = stamp(o.Tokens.ExpiresAt)
+	}
 	return writeJSON(w, struct {
 		SID       string `json:"sid"`
 		Created   string `json:"created_at"`
 		IdleEnd   string `json:"idle_expires_at"`
 		End       string `json:"expires_at"`
-		AccessEnd string `json:"access_token_expires_at"`
+		AccessEnd string `json:"access_token_expires_at,omitempty"` // the provider's, where that is handed out
 		Now       string `json:"server_time"`
 	}{
 		o.SID.String(), stamp(o.CreatedAt), stamp(o.IdleExpiresAt), stamp(o.ExpiresAt),
-		stamp(o.Tokens.ExpiresAt), stamp(o.Now),
+		accessEnd, stamp(o.Now),
 	})
 }
 

@@ -196,6 +196,9 @@ func New(cfg Config) (*Issuer, error) {
 	return i, nil
 }
 
+// Lifetime is the life of a token that nothing cuts short.
+func (i *Issuer) Lifetime() time.Duration { return i.cfg.Lifetime }
+
 // Format prints the issuer's name and nothing else: its parts are secret.
 func (i Issuer) Format(s fmt.State, _ rune) { io.WriteString(s, "mint.Issuer("+i.cfg.Issuer+")") }
 

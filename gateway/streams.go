@@ -1,0 +1,53 @@
+package gateway
+
+import (
+	"context"
+	"errors"
+	"net/http"
+
+	"github.com/cloakroom/cloakroom/gateway/proxy"
+	"github.com/cloakroom/cloakroom/session"
+)
+
+// forward sends a request to its route's upstream, for as long as the caller's
+// session lives: when it ends, on whatever replica, a WebSocket is closed with
+// 4401, and any other answer under way is cut. If the store can't say for seconds
+// whether it lives, the answer is cut too; a WebSocket then closes with 1001,
+// which doesn't say that somebody is out.
+func (g *Gateway) forward(w *response, r *http.Request, rt *Route, path string, from caller) error {
+	call := proxy.Call{Path: path, Bearer: from.token, Traceparent: w.parent, Ended: from.watch.Done()}
+	if from.watch != nil && proxy.IsWebSocket(r) {
+		ended := make(chan struct{})
+		ctx, cancel := context.WithCancel(r.Context())
+		defer cancel()
+		defer from.watch.AfterFunc(func() {
+			if isOver(from.watch.Err()) {
+				close(ended)
+			} else {
+				cancel()
+			}
+		})()
+		call.Ended, r = ended, r.WithContext(ctx)
+	}
+	err := rt.Upstream.Forward(w, r, call)
+	if over := from.watch.Err(); over != nil && (errors.Is(err, proxy.ErrEnded) || errors.Is(err, context.Canceled)) {
+		return g.overtaken(w, r, from, over)
+	}
+	return err
+}
+
+// overtaken says why a request was stopped before it was answered.
+func (g *Gateway) overtaken(w *response, r *http.Request, from caller, over error) error {
+	switch {
+	case !isOver(over):
+		return over
+	case from.bearer:
+		return tokenRefused(codeTokenInvalid, over)
+	}
+	// The event that told of the end didn't tell the reason. The record does.
+	if _, err := g.admit(w, r, session.Need{}); err != nil {
+		return err
+	}
+	w.successor = nil
+	return &session.UnavailableError{Err: errors.New("told that a session had ended that lives")}
+}
