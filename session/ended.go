@@ -7,6 +7,8 @@ import (
 	"time"
 
 	"github.com/maypok86/otter/v2"
+
+	"github.com/cloakroom/cloakroom/session/store"
 )
 
 // ends is what this replica knows of sessions' ends and lives, so that a bearer
@@ -190,7 +192,7 @@ func (k *Keeper) lives(ctx context.Context, app *App, sids ...SID) (map[SID]life
 		ids[i] = sid
 	}
 	asked := time.Now()
-	found, err := k.store.Headers(ctx, ids)
+	found, err := k.headers(ctx, ids)
 	if err != nil {
 		return nil, k.unavailable(ctx, err)
 	}
@@ -207,6 +209,14 @@ func (k *Keeper) lives(ctx context.Context, app *App, sids ...SID) (map[SID]life
 		}
 	}
 	return lives, nil
+}
+
+// headers reads records, unless Redis is not to be believed.
+func (k *Keeper) headers(ctx context.Context, sids [][16]byte) (map[[16]byte]store.Record, error) {
+	if k.store.Lame() {
+		return nil, errLame
+	}
+	return k.store.Headers(ctx, sids)
 }
 
 // VouchForStranger judges a bearer token that no session of ours handed out: by

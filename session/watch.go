@@ -228,7 +228,7 @@ func (k *Keeper) askAbout(ctx context.Context, ask []*Watch) {
 		sids[i] = w.sid
 	}
 	asked := time.Now()
-	found, err := k.store.Headers(ctx, sids)
+	found, err := k.headers(ctx, sids)
 	now := k.time()
 	for _, w := range ask {
 		w.shard.mu.Lock()
