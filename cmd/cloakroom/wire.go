@@ -6,6 +6,7 @@ import (
 	"log/slog"
 	"net/http"
 	"os"
+	"slices"
 	"strings"
 	"sync/atomic"
 
@@ -75,7 +76,8 @@ func wire(cfg *config.Config, log *slog.Logger) (*service, error) {
 // swap hands the configuration's apps to the gateway, or none of them. A
 // [*config.Error] holds all that is wrong with their tokens.
 func (s *service) swap(cfg *config.Config, ring *session.Keyring, measured *idp.Metrics, log *slog.Logger) error {
-	if _, err := newIssuers(cfg, ring); err != nil {
+	issuers, err := newIssuers(cfg, ring)
+	if err != nil {
 		return err
 	}
 	toProviders, toUpstreams := idp.NewTransport(), proxy.NewTransport(proxy.TransportOptions{})
@@ -121,6 +123,8 @@ func (s *service) swap(cfg *config.Config, ring *session.Keyring, measured *idp.
 			SplitKey:      a.Session.Binding == "split_key",
 			UserClaims:    a.UserClaims,
 			Token:         gateway.TokenMode(a.Token.Mode),
+			Mint:          issuers[i],
+			Audience:      a.Token.Audience,
 			AfterLogout:   a.Session.AfterLogout,
 			ClearSiteData: a.Session.ClearSiteData,
 		}
@@ -160,7 +164,13 @@ func newRoute(cfg *config.Config, a config.App, r config.Route, upstreams http.R
 	// /api and /api/ are one prefix, and so that routes of different methods
 	// meet, one spelling.
 	path := cmp.Or(strings.TrimSuffix(r.Path, "/"), "/")
-	out := gateway.Route{Path: path, Methods: r.Methods, Token: r.Token == "session"}
+	out := gateway.Route{
+		Path:    path,
+		Methods: r.Methods,
+		Token:   r.Token == "session",
+		Accept:  gateway.Accept{Cookie: slices.Contains(r.Accept, "cookie"), Bearer: slices.Contains(r.Accept, "bearer")},
+		Require: r.Require,
+	}
 	// What isn't named weaker here is the zero value, which asks for most.
 	if r.Kind == "page" {
 		out.Kind = gateway.KindPage

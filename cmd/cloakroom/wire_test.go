@@ -4,10 +4,12 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"testing"
 
 	"github.com/cloakroom/cloakroom/config"
+	"github.com/cloakroom/cloakroom/gateway/mint"
 	"github.com/cloakroom/cloakroom/session"
 )
 
@@ -45,6 +47,13 @@ apps:
 		{"routes below one another", "ROUTES", `{path: /, upstream: "http://a"}, {path: /a, upstream: "http://a"}, {path: /a/b/, upstream: "http://a", strip_prefix: /a/b}`},
 		{"upstreams", "ROUTES", `{path: /, upstream: "http://my_api:80/"}, {path: /a, upstream: "https://[::1]"}, {path: /b, upstream: "HTTPS://API.test/b"}`},
 		{"files", "ROUTES", `{path: /x, files: ".", strip_prefix: /x}, {path: /, files: "/", auth: required, kind: api}`},
+		{"bearers", "token: {mode: relay}\n    routes: [ROUTES]", `token: {mode: relay, audience: [api]}
+    routes: [{path: /, upstream: "http://a", accept: [bearer], auth: optional, token: none}, {path: /b, upstream: "http://a", accept: [cookie, bearer], require: {roles: [a, b]}}]`},
+		{"minted, all of it", "token: {mode: relay}\n    routes: [ROUTES]", `token: {mode: mint, audience: [a, "b c"], lifetime: 5s, signing_keys: ["ES256", "EdDSA", "RS256"], pairwise_key: KEY, claims: [roles, acr, https://x.test/y]}
+    session: {remember: 9600h, absolute_timeout: 8784h, idle_timeout: 8784h, binding: split_key, max_per_user: 1, revalidate: 5s, clear_site_data: [cache]}
+    routes: [{path: /, upstream: "http://a", accept: [bearer]}]`},
+		{"minted, as little as possible", "token: {mode: relay}", `token: {mode: mint, audience: [a], signing_keys: ["ES256"], subject: provider, lifetime: 1h}`},
+		{"passwords, without tokens", "issuer: ISSUER", "issuer: ISSUER\n      password_login: true"},
 		{"relative end", "ROUTES", `{path: /a.b/..c/d.., upstream: "http://a/.x/..y"}`},
 	} {
 		t.Run(row.name, func(t *testing.T) {
@@ -52,7 +61,17 @@ apps:
 			if row.old != "" {
 				text = strings.Replace(text, row.old, row.new, 1)
 			}
+			text = strings.Replace(text, "pairwise_key: KEY", "pairwise_key: "+session.NewServerKey().Encode(), 1)
 			text = strings.NewReplacer("KEY", session.NewServerKey().Encode(), "ORIGIN", "https://shop.test", "ISSUER", "https://id.test", "ROUTES", "").Replace(text)
+			for _, alg := range []string{mint.ES256, mint.EdDSA, mint.RS256} {
+				for strings.Contains(text, `"`+alg+`"`) {
+					pem, err := mint.NewSigningKeyPEM(alg)
+					if err != nil {
+						t.Fatal(err)
+					}
+					text = strings.Replace(text, `"`+alg+`"`, strconv.Quote(string(pem)), 1)
+				}
+			}
 			file := filepath.Join(t.TempDir(), "cloakroom.yaml")
 			if err := os.WriteFile(file, []byte(text), 0o600); err != nil {
 				t.Fatal(err)
