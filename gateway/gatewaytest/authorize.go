@@ -211,15 +211,18 @@ func (x *exchange) back(ar authRequest, q url.Values) {
 }
 
 func (x *exchange) redirect(to string, q url.Values) {
-	if len(q) > 0 {
-		sep := "?"
-		if strings.Contains(to, "?") {
-			sep = "&"
-		}
-		to += sep + q.Encode()
-	}
-	x.header.Set("Location", to)
+	x.header.Set("Location", withQuery(to, q))
 	x.header.Set("Cache-Control", "no-store")
 	x.header.Set("Referrer-Policy", "no-referrer")
 	x.status = http.StatusSeeOther
+}
+
+func withQuery(to string, q url.Values) string {
+	if len(q) == 0 {
+		return to
+	}
+	if strings.Contains(to, "?") {
+		return to + "&" + q.Encode()
+	}
+	return to + "?" + q.Encode()
 }

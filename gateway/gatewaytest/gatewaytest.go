@@ -21,13 +21,25 @@
 //
 //   - /authorize: a registered client, its redirect_uri to the letter, one value
 //     per parameter, response_type=code, state, nonce and PKCE with S256.
+//
 //   - /token and /revoke: POST, a form body, nothing in the query, and exactly the
 //     client authentication style that was registered; any other is invalid_client.
+//
 //   - A code lives a minute and works once; presented again it revokes what came
 //     from it (RFC 6749 §4.1.2).
+//
 //   - Refresh tokens rotate. A spent one that is presented again revokes its whole
 //     family: every token that descends from the same login (RFC 9700 §4.14.2).
 //     [Options.Rotation] and [Options.ReuseInterval] soften that.
+//
+//   - The password grant is for clients registered for it and for users with a
+//     password.
+//
+// # Signing out
+//
+// /end_session tells the clients of the session that has ended, by the channels
+// they are registered with. [Provider.LogoutToken] makes logout tokens for a test
+// to send, or to bend.
 //
 // # Ledger
 //
@@ -118,6 +130,8 @@ type Options struct {
 	EditAnswer      func(r Request, answer map[string]any) // the JSON of a good token answer, e.g. its expires_in
 	EditUserInfo    func(claims map[string]any)
 
+	// Notify sends logout tokens to clients; nil: http.DefaultClient.
+	Notify *http.Client
 	// Now is the clock; nil means time.Now.
 	Now func() time.Time
 	// Log gets a line per request, without tokens; nil: none.
@@ -132,11 +146,18 @@ type Client struct {
 	Auth                   string
 	RedirectURIs           []string
 	PostLogoutRedirectURIs []string
+	// BackChannelLogoutURI gets a logout token, and FrontChannelLogoutURI an
+	// iframe, when somebody signs out here; "": neither.
+	BackChannelLogoutURI  string
+	FrontChannelLogoutURI string
+	// PasswordGrant lets the client present passwords.
+	PasswordGrant bool
 }
 
-// User is somebody who can log in, with any password.
+// User is somebody who can log in, on the page with any password.
 type User struct {
 	Username string
+	Password string         // for the password grant; "": nobody has it
 	Subject  string         // default: SubjectOf(Username)
 	Claims   map[string]any // beside and above name, email, email_verified and picture
 }
@@ -173,6 +194,7 @@ type Provider struct {
 	ledger   []Entry
 	gates    []*Hold
 	failures []*Failing
+	notified []Notified
 
 	server listening
 }

@@ -43,13 +43,18 @@ var errorPage = template.Must(template.New("error").Parse(head + `<h1>That did n
 var signOutPage = template.Must(template.New("signout").Parse(head + `<h1>Sign out?</h1><p>Of this provider, in this browser.</p>
 <form method="post" action="/end_session"><input type="hidden" name="confirm" value="1"><button class="main" id="submit">Sign out</button></form></main></body></html>`))
 
-var signedOutPage = template.Must(template.New("signedout").Parse(head + `<h1 id="signed-out">You are signed out</h1></main></body></html>`))
+var signedOutPage = template.Must(template.New("signedout").Parse(head + `<h1 id="signed-out">You are signed out</h1>
+{{with .Next}}<p><a id="next" href="{{.}}">Continue</a></p>{{end}}{{range .Frames}}<iframe src="{{.}}" hidden></iframe>{{end}}</main></body></html>`))
+
+const pagePolicy = "default-src 'none'; style-src 'unsafe-inline'; base-uri 'none'; frame-ancestors 'none'"
 
 type hidden struct{ Name, Value string }
 
 type pageData struct {
 	Title, Text, Client, Hint, Problem string
 	Hidden                             []hidden
+	Next                               string
+	Frames                             []string
 }
 
 func (x *exchange) loginPage(ar authRequest, form url.Values) {
@@ -65,6 +70,15 @@ func (x *exchange) loginPage(ar authRequest, form url.Values) {
 	x.render(http.StatusOK, loginTemplate, d)
 }
 
+// signedOut tells the clients with a front channel by iframes. The person goes on
+// by hand, when they had their time.
+func (x *exchange) signedOut(frames []string, next string) {
+	x.render(http.StatusOK, signedOutPage, pageData{Title: "Provider", Next: next, Frames: frames})
+	if len(frames) > 0 {
+		x.header.Set("Content-Security-Policy", pagePolicy+"; frame-src *")
+	}
+}
+
 func (x *exchange) page(status int, t *template.Template, text string) {
 	x.render(status, t, pageData{Title: "Provider", Text: text})
 }
@@ -75,7 +89,7 @@ func (x *exchange) render(status int, t *template.Template, d pageData) {
 	x.header.Set("Cache-Control", "no-store")
 	x.header.Set("Referrer-Policy", "no-referrer")
 	// No form-action: it would stop the redirect to the client that follows the login.
-	x.header.Set("Content-Security-Policy", "default-src 'none'; style-src 'unsafe-inline'; base-uri 'none'; frame-ancestors 'none'")
+	x.header.Set("Content-Security-Policy", pagePolicy)
 	if err := t.Execute(&x.body, d); err != nil {
 		panic(err) // unreachable: the templates are fixed and write to memory
 	}

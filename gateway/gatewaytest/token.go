@@ -64,8 +64,9 @@ func (x *exchange) token() {
 		x.kind, shown = KindCode, form.Get("code")
 	case "refresh_token":
 		x.kind, shown = KindRefresh, form.Get("refresh_token")
+	case "password":
 	default:
-		x.refuse(&oauthError{400, "unsupported_grant_type", "authorization_code or refresh_token"})
+		x.refuse(&oauthError{400, "unsupported_grant_type", "authorization_code, refresh_token or password"})
 		return
 	}
 	x.identify(shown)
@@ -73,10 +74,13 @@ func (x *exchange) token() {
 		return
 	}
 	var g grant
-	if x.kind == KindCode {
+	switch x.kind {
+	case KindCode:
 		g, e = x.redeemCode(shown, form)
-	} else {
+	case KindRefresh:
 		g, e = x.redeemRefresh(shown, form)
+	default:
+		g, e = x.grantPassword(form, client)
 	}
 	if e != nil {
 		x.refuse(e)
@@ -260,7 +264,9 @@ func (x *exchange) tokens(g grant) map[string]any {
 	if x.opts.EditIDToken != nil {
 		x.opts.EditIDToken(x.Request, id)
 	}
-	answer["id_token"] = x.p.sign("JWT", id)
+	if hasScope(g.scope, "openid") {
+		answer["id_token"] = x.p.sign("JWT", id)
+	}
 	if g.refresh != "" {
 		answer["refresh_token"] = g.refresh
 		if x.opts.RefreshLife > 0 {

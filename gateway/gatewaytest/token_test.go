@@ -225,7 +225,7 @@ func TestClientAuthentication(t *testing.T) {
 			q.Header.Set("Content-Type", "application/json")
 		}, 400, "invalid_request"},
 		"GET":           {"client_secret_basic", func(q *http.Request, _ url.Values) { basic(q, id, secret); q.Method = "GET" }, 405, "invalid_request"},
-		"unknown grant": {"client_secret_basic", func(q *http.Request, f url.Values) { basic(q, id, secret); f.Set("grant_type", "password") }, 400, "unsupported_grant_type"},
+		"unknown grant": {"client_secret_basic", func(q *http.Request, f url.Values) { basic(q, id, secret); f.Set("grant_type", "client_credentials") }, 400, "unsupported_grant_type"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			r := start(t, Options{})

@@ -3,6 +3,7 @@ package gatewaytest
 import (
 	"maps"
 	"net/http"
+	"net/url"
 	"slices"
 	"strings"
 )
@@ -107,20 +108,26 @@ func (x *exchange) endSession() {
 		x.page(http.StatusBadRequest, errorPage, "post_logout_redirect_uri is not registered")
 		return
 	}
-	x.signOut(sid)
-	if to == "" {
-		x.page(http.StatusOK, signedOutPage, "")
-		return
-	}
-	q := map[string][]string{}
+	ended := x.signOut(sid)
+	x.notify(ended)
+	frames := x.frames(ended)
+	q := url.Values{}
 	if s := form.Get("state"); s != "" {
 		q["state"] = []string{s}
 	}
-	x.redirect(to, q)
+	switch {
+	case to == "":
+		x.signedOut(frames, "")
+	case len(frames) > 0:
+		x.signedOut(frames, withQuery(to, q))
+	default:
+		x.redirect(to, q)
+	}
 }
 
-// signOut ends the browser's login, and the login that a hint named.
-func (x *exchange) signOut(sid string) {
+// signOut ends the browser's login, and the login that a hint named, and returns
+// their sids.
+func (x *exchange) signOut(sid string) map[string]bool {
 	ended := map[string]bool{}
 	if sid != "" {
 		ended[sid] = true
@@ -138,4 +145,5 @@ func (x *exchange) signOut(sid string) {
 			x.p.revokeFamily(f, x.Request, now)
 		}
 	}
+	return ended
 }

@@ -1,0 +1,141 @@
+package gatewaytest
+
+import (
+	"context"
+	"io"
+	"net/http"
+	"net/url"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/golang-jwt/jwt/v5"
+)
+
+// logoutEvent is the member of events that makes a logout token of a JWT.
+const logoutEvent = "http://schemas.openid.net/event/backchannel-logout"
+
+// notifyTimeout bounds a notification of a client.
+const notifyTimeout = 5 * time.Second
+
+// Logout says whom a logout token is about, and to whom it is sent.
+type Logout struct {
+	Client    string // default: "cloakroom-test"
+	Subject   string
+	SessionID string
+	// Edit bends an otherwise correct token before it is signed; nil: nothing.
+	Edit func(header, claims map[string]any)
+}
+
+// LogoutToken makes a logout token (OpenID Connect Back-Channel Logout 1.0
+// section 2.4). It changes nothing here.
+func (p *Provider) LogoutToken(l Logout) string {
+	o := p.options()
+	if l.Client == "" {
+		l.Client = "cloakroom-test"
+	}
+	now := o.Now().Truncate(time.Second)
+	claims := map[string]any{
+		"iss": o.Issuer, "aud": l.Client, "iat": now.Unix(), "exp": now.Add(2 * time.Minute).Unix(),
+		"jti": randomText(), "events": map[string]any{logoutEvent: map[string]any{}},
+	}
+	if l.Subject != "" {
+		claims["sub"] = l.Subject
+	}
+	if l.SessionID != "" {
+		claims["sid"] = l.SessionID
+	}
+	k := p.signingKeys()[0]
+	t := jwt.NewWithClaims(k.method, jwt.MapClaims(claims))
+	t.Header["kid"], t.Header["typ"] = k.id, "logout+jwt"
+	if l.Edit != nil {
+		l.Edit(t.Header, claims)
+	}
+	s, err := t.SignedString(k.key)
+	if err != nil {
+		panic(err) // an edit put something into the claims that has no JSON
+	}
+	return s
+}
+
+// Notified is one notification of a client by its back channel.
+type Notified struct {
+	Client    string
+	SessionID string
+	Status    int // 0: no answer
+}
+
+// Notifications are those sent so far, in order.
+func (p *Provider) Notifications() []Notified {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return slices.Clone(p.notified)
+}
+
+// notify tells the clients with a back channel that sessions here are over, and
+// waits for their answers.
+func (x *exchange) notify(sids map[string]bool) {
+	for _, n := range x.affected(sids, func(c Client) bool { return c.BackChannelLogoutURI != "" }) {
+		token := x.p.LogoutToken(Logout{Client: n.client.ID, Subject: n.subject, SessionID: n.sid})
+		status := x.post(n.client.BackChannelLogoutURI, url.Values{"logout_token": {token}})
+		x.p.mu.Lock()
+		x.p.notified = append(x.p.notified, Notified{n.client.ID, n.sid, status})
+		x.p.mu.Unlock()
+	}
+}
+
+// post sends a form and returns the answer's status, 0 if there is none.
+func (x *exchange) post(to string, form url.Values) int {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(x.r.Context()), notifyTimeout)
+	defer cancel()
+	r, err := http.NewRequestWithContext(ctx, http.MethodPost, to, strings.NewReader(form.Encode()))
+	if err != nil {
+		return 0
+	}
+	r.Header.Set("Content-Type", "application/x-www-form-urlencoded")
+	c := x.opts.Notify
+	if c == nil {
+		c = http.DefaultClient
+	}
+	resp, err := c.Do(r)
+	if err != nil {
+		return 0
+	}
+	defer resp.Body.Close()
+	_, _ = io.Copy(io.Discard, io.LimitReader(resp.Body, maxBody))
+	return resp.StatusCode
+}
+
+// frames are the URLs that tell clients by their front channel, in the browser.
+func (x *exchange) frames(sids map[string]bool) []string {
+	var urls []string
+	for _, n := range x.affected(sids, func(c Client) bool { return c.FrontChannelLogoutURI != "" }) {
+		sep := "?"
+		if strings.Contains(n.client.FrontChannelLogoutURI, "?") {
+			sep = "&"
+		}
+		urls = append(urls, n.client.FrontChannelLogoutURI+sep+url.Values{"iss": {x.opts.Issuer}, "sid": {n.sid}}.Encode())
+	}
+	return urls
+}
+
+// affected is a client that took part in a session.
+type affected struct {
+	client  Client
+	sid     string
+	subject string
+}
+
+func (x *exchange) affected(sids map[string]bool, tell func(Client) bool) []affected {
+	x.p.mu.Lock()
+	defer x.p.mu.Unlock()
+	var found []affected
+	for _, f := range x.p.families {
+		n := affected{x.p.clients[f.client], f.sid, f.user.Subject}
+		if sids[f.sid] && tell(n.client) && !slices.ContainsFunc(found, func(o affected) bool { return o.sid == n.sid && o.client.ID == n.client.ID }) {
+			found = append(found, n)
+		}
+	}
+	slices.SortFunc(found, func(a, b affected) int { return strings.Compare(a.client.ID+a.sid, b.client.ID+b.sid) })
+	return found
+}
