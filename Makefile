@@ -25,10 +25,10 @@ build: ## Build bin/cloakroom, static
 
 .PHONY: test
 test: setup vet ## Install what is missing, then run every test there is, under the race detector
-	$(GO) test -race -shuffle=on -timeout 15m ./...
-	$(GO) -C deploy/demo test -race -shuffle=on -timeout 15m ./...
-# Those tests wait more than they work.
-	$(GO) -C test test -race -shuffle=on -timeout 15m -parallel 8 ./...
+	@failed=0; for m in $(MODULES); do \
+		echo "go test: $$m"; \
+		$(GO) -C $$m test -race -shuffle=on -timeout 15m ./... || failed=1; \
+	done; exit $$failed
 
 .PHONY: setup
 setup: ## Install redis-server, Chromium and npm packages for the tests, where missing
