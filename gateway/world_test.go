@@ -130,6 +130,7 @@ func (w *world) app() gateway.App {
 type replica struct {
 	*gateway.Gateway
 	keeper *session.Keeper
+	store  *store.Store
 	addr   string
 }
 
@@ -158,7 +159,7 @@ func (w *world) replica(apps ...gateway.App) *replica {
 		}
 		st.Close()
 	})
-	return &replica{Gateway: g, keeper: keeper, addr: srv.Listener.Addr().String()}
+	return &replica{Gateway: g, keeper: keeper, store: st, addr: srv.Listener.Addr().String()}
 }
 
 // upstream tells what reached it, and answers with it.
