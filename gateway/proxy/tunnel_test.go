@@ -6,6 +6,7 @@ import (
 	"context"
 	"io"
 	"net"
+	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -125,8 +126,10 @@ func TestTunnelEndIsAnswered(t *testing.T) {
 				t.Errorf("after the Close frame comes %x, %v", rest, err)
 			}
 		}
-		go answer(g.upstream, false)
-		answer(g.client, true)
+		var both sync.WaitGroup
+		both.Go(func() { answer(g.upstream, false) })
+		both.Go(func() { answer(g.client, true) })
+		both.Wait()
 		if took := g.over(t, nil); took != 0 {
 			t.Errorf("it took %v", took)
 		}
