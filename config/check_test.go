@@ -253,6 +253,10 @@ func TestSettings(t *testing.T) {
       - {path: /, upstream: "http://a", accept: [cookie, bearer]}`, ""},
 		{"bearer in mint", inRelay + "    routes:\n      - " + aRoute, inMint + `    routes:
       - {path: /, upstream: "http://a", accept: [bearer], auth: optional}`, ""},
+		{"V-04 ours in mint", inRelay + "    routes:\n      - " + aRoute, inMint + `    routes:
+      - {path: /.well-known/jwks.json, upstream: "http://a"}`, "can't lead anywhere from /.well-known/jwks.json: in mode mint it is the gateway's own"},
+		{"V-04 a neighbour of ours in mint", inRelay + "    routes:\n      - " + aRoute, inMint + `    routes:
+      - {path: /.well-known/, upstream: "http://a", auth: none}`, ""},
 		{"V-06 bearer off", inRelay + "    routes:\n      - " + aRoute, `      mode: off
     routes:
       - {path: /, upstream: "http://a", accept: [cookie, bearer]}`, "can't accept bearer where token.mode is off: / does"},

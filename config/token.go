@@ -19,6 +19,9 @@ const (
 // identifying are claims that name the user to whoever reads them.
 var identifying = []string{"email", "phone_number", "preferred_username", "nickname", "upn", "unique_name", "oid", "name"}
 
+// published are the paths at which resource servers find minted tokens' keys.
+var published = []string{"/.well-known/jwks.json", "/.well-known/openid-configuration"}
+
 // token reads how the page gets access tokens. What isn't said by any key of
 // mint's own stays empty in the other modes.
 func (l *loader) token(o *object, routes []Route, at value) Token {
@@ -46,6 +49,11 @@ func (l *loader) token(o *object, routes []Route, at value) Token {
 		t.Subject = subject.choice("pairwise", "pairwise", "provider")
 		t.PairwiseKey = pairwiseKey(pairwise, t.Subject)
 		t.Claims = names(claims, 64)
+		for _, r := range routes {
+			if slices.Contains(published, strings.TrimSuffix(r.Path, "/")) {
+				at.problem("can't lead anywhere from %s: in mode mint it is the gateway's own", r.Path)
+			}
+		}
 		if i := slices.IndexFunc(t.Claims, func(c string) bool { return slices.Contains(identifying, strings.ToLower(c)) }); i >= 0 && t.Subject == "pairwise" {
 			l.warn(claims, "holds what names the user: audiences that compare notes see through pairwise subjects")
 		}

@@ -47,7 +47,7 @@ func main() {
 		kong.Description("A session gateway: tokens stay behind the counter, the browser holds a ticket."),
 		kong.ConfigureHelp(kong.HelpOptions{Compact: true}),
 	)
-	ctx, err := parser.Parse(os.Args[1:])
+	ctx, err := parser.Parse(sidsLast(os.Args[1:]))
 	if err != nil {
 		fmt.Fprintf(os.Stderr, "cloakroom: %v\nTry: cloakroom --help\n", err)
 		os.Exit(exitMisused)

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"net/url"
 	"os"
+	"slices"
 	"strings"
 	"text/tabwriter"
 	"time"
@@ -213,6 +214,26 @@ func validSID(sid string) error {
 		return errors.New("a session's id is 22 characters of base64url")
 	}
 	return nil
+}
+
+// sidsLast puts a session's id that begins with a hyphen, as one in 64 does,
+// behind a --, where it isn't taken for flags.
+func sidsLast(args []string) []string {
+	if len(args) == 0 || args[0] != "sessions" || slices.Contains(args, "--") {
+		return args
+	}
+	var first, last []string
+	for _, arg := range args {
+		if strings.HasPrefix(arg, "-") && validSID(arg) == nil {
+			last = append(last, arg)
+		} else {
+			first = append(first, arg)
+		}
+	}
+	if last == nil {
+		return args
+	}
+	return append(append(first, "--"), last...)
 }
 
 // cell is a text from outside that may stand in a terminal: a browser's name is
