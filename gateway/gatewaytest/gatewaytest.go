@@ -242,7 +242,8 @@ func (p *Provider) Register(c Client) Client {
 }
 
 // Change alters the options; requests already under way keep the old ones.
-// Clients and Users are read once, at the start: use [Provider.Register].
+// Clients and Users are read once, at the start: use [Provider.Register] and
+// [Provider.Enrol].
 func (p *Provider) Change(f func(*Options)) {
 	p.mu.Lock()
 	defer p.mu.Unlock()

@@ -39,3 +39,10 @@ func (x *exchange) grantPassword(form url.Values, client Client) (grant, *oauthE
 
 // hasScope reports whether a scope is one of those granted.
 func hasScope(granted, scope string) bool { return slices.Contains(strings.Fields(granted), scope) }
+
+// Enrol adds a user, or replaces the one of that name.
+func (p *Provider) Enrol(u User) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.users[u.Username] = u
+}
