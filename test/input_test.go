@@ -89,7 +89,7 @@ apps:
       scopes: [openid]
       end_sesion_endpoint: https://id.example.com/out
     session: {rotation_grace: 100ms}
-    token: {mode: mint}
+    token: {mode: lend}
     routes:
       - {path: api, upstream: "ftp://api.internal"}
 `)
