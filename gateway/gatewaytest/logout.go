@@ -3,6 +3,7 @@ package gatewaytest
 import (
 	"context"
 	"io"
+	"maps"
 	"net/http"
 	"net/url"
 	"slices"
@@ -72,28 +73,44 @@ func (p *Provider) Notifications() []Notified {
 	return slices.Clone(p.notified)
 }
 
+// SignOut ends all of a person's sessions here, as an administrator does, and
+// tells the clients by their back channel, waiting for their answers. Refresh
+// tokens live on unless the clients revoke them.
+func (p *Provider) SignOut(subject string) {
+	sids := map[string]bool{}
+	p.mu.Lock()
+	for _, f := range p.families {
+		if f.user.Subject == subject {
+			sids[f.sid] = true
+		}
+	}
+	maps.DeleteFunc(p.logins, func(_ string, l login) bool { return sids[l.sid] })
+	p.mu.Unlock()
+	p.notify(sids)
+}
+
 // notify tells the clients with a back channel that sessions here are over, and
 // waits for their answers.
-func (x *exchange) notify(sids map[string]bool) {
-	for _, n := range x.affected(sids, func(c Client) bool { return c.BackChannelLogoutURI != "" }) {
-		token := x.p.LogoutToken(Logout{Client: n.client.ID, Subject: n.subject, SessionID: n.sid})
-		status := x.post(n.client.BackChannelLogoutURI, url.Values{"logout_token": {token}})
-		x.p.mu.Lock()
-		x.p.notified = append(x.p.notified, Notified{n.client.ID, n.sid, status})
-		x.p.mu.Unlock()
+func (p *Provider) notify(sids map[string]bool) {
+	for _, n := range p.affected(sids, func(c Client) bool { return c.BackChannelLogoutURI != "" }) {
+		token := p.LogoutToken(Logout{Client: n.client.ID, Subject: n.subject, SessionID: n.sid})
+		status := p.post(n.client.BackChannelLogoutURI, url.Values{"logout_token": {token}})
+		p.mu.Lock()
+		p.notified = append(p.notified, Notified{n.client.ID, n.sid, status})
+		p.mu.Unlock()
 	}
 }
 
 // post sends a form and returns the answer's status, 0 if there is none.
-func (x *exchange) post(to string, form url.Values) int {
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(x.r.Context()), notifyTimeout)
+func (p *Provider) post(to string, form url.Values) int {
+	ctx, cancel := context.WithTimeout(context.Background(), notifyTimeout)
 	defer cancel()
 	r, err := http.NewRequestWithContext(ctx, http.MethodPost, to, strings.NewReader(form.Encode()))
 	if err != nil {
 		return 0
 	}
 	r.Header.Set("Content-Type", "application/x-www-form-urlencoded")
-	c := x.opts.Notify
+	c := p.options().Notify
 	if c == nil {
 		c = http.DefaultClient
 	}
@@ -109,7 +126,7 @@ func (x *exchange) post(to string, form url.Values) int {
 // frames are the URLs that tell clients by their front channel, in the browser.
 func (x *exchange) frames(sids map[string]bool) []string {
 	var urls []string
-	for _, n := range x.affected(sids, func(c Client) bool { return c.FrontChannelLogoutURI != "" }) {
+	for _, n := range x.p.affected(sids, func(c Client) bool { return c.FrontChannelLogoutURI != "" }) {
 		sep := "?"
 		if strings.Contains(n.client.FrontChannelLogoutURI, "?") {
 			sep = "&"
@@ -126,12 +143,12 @@ type affected struct {
 	subject string
 }
 
-func (x *exchange) affected(sids map[string]bool, tell func(Client) bool) []affected {
-	x.p.mu.Lock()
-	defer x.p.mu.Unlock()
+func (p *Provider) affected(sids map[string]bool, tell func(Client) bool) []affected {
+	p.mu.Lock()
+	defer p.mu.Unlock()
 	var found []affected
-	for _, f := range x.p.families {
-		n := affected{x.p.clients[f.client], f.sid, f.user.Subject}
+	for _, f := range p.families {
+		n := affected{p.clients[f.client], f.sid, f.user.Subject}
 		if sids[f.sid] && tell(n.client) && !slices.ContainsFunc(found, func(o affected) bool { return o.sid == n.sid && o.client.ID == n.client.ID }) {
 			found = append(found, n)
 		}

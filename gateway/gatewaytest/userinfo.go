@@ -109,7 +109,7 @@ func (x *exchange) endSession() {
 		return
 	}
 	ended := x.signOut(sid)
-	x.notify(ended)
+	x.p.notify(ended)
 	frames := x.frames(ended)
 	q := url.Values{}
 	if s := form.Get("state"); s != "" {
