@@ -7,7 +7,7 @@ import (
 	"crypto/sha256"
 	"encoding/binary"
 	"slices"
-	"sync/atomic"
+	"sync"
 	"time"
 
 	"golang.org/x/sync/errgroup"
@@ -230,32 +230,34 @@ func (k *Keeper) EndBy(ctx context.Context, app *App, w Whose, how Ending) (ende
 	if err != nil {
 		return 0, k.unavailable(ctx, err)
 	}
-	var count atomic.Int64
-	var over [][16]byte
+	var mu sync.Mutex   // guards over
+	var over [][16]byte // those that this call ended
 	work, ctx := errgroup.WithContext(ctx)
 	work.SetLimit(endWorkers)
 	for _, sid := range sids {
 		if sid == how.Except {
 			continue
 		}
-		over = append(over, sid)
 		work.Go(func() error {
 			did, err := k.end(ctx, app, sid, how.Reason, store.Lock{Locked: how.Lock, Until: how.Until})
 			if did {
-				count.Add(1)
+				mu.Lock()
+				over = append(over, sid)
+				mu.Unlock()
 			}
 			return err
 		})
 	}
 	if err := work.Wait(); err != nil {
-		return int(count.Load()), err
+		return len(over), err
 	}
-	if !how.Lock { // a lock is lifted through the index
+	// A lock is lifted through the index, so what was locked stays in it.
+	if !how.Lock {
 		for _, i := range indexes {
 			k.store.Unindex(context.WithoutCancel(ctx), i, over...)
 		}
 	}
-	return int(count.Load()), nil
+	return len(over), nil
 }
 
 // EndOne ends one session for somebody else than its bearer, and reports whether

@@ -196,6 +196,22 @@ func TestLock(t *testing.T) {
 		}
 		w.open(k, w.begin(k), page)
 	})
+	t.Run("lifted after another end", func(t *testing.T) {
+		w := newWorld(t)
+		k := w.replica()
+		ticket := w.begin(k)
+		for _, lock := range []bool{true, false} {
+			if _, err := k.EndBy(t.Context(), w.app, alice, session.Ending{Reason: session.ReasonRevoked, Lock: lock}); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if err := k.Unlock(t.Context(), w.app, alice); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := k.Open(t.Context(), w.app, ticket, probe); locked(err) {
+			t.Fatal("the old ticket says locked for ever")
+		}
+	})
 	t.Run("until a time", func(t *testing.T) {
 		w := newWorld(t)
 		k := w.replica()
