@@ -33,6 +33,9 @@ const (
 	// blindLimit is how long an answer goes on while Redis can't be asked whether
 	// its session lives; the app's cache_ttl, if that is longer.
 	blindLimit = 5 * time.Second
+	// askInterval is how often Redis is asked all the same: what it lost in a
+	// failover, no event told.
+	askInterval = 30 * time.Second
 )
 
 // Watch watches a session. Call it before [Keeper.Open], so that no end falls in
@@ -178,7 +181,7 @@ func (k *Keeper) sweepOnce(ctx context.Context) {
 			}
 			// Most answers are over by the second sweep, and cost Redis nothing. What
 			// the others were opened by may be what has been missed since.
-			if w.header == nil && w.swept || w.header != nil && time.Since(w.asked) >= hearing {
+			if w.header == nil && w.swept || w.header != nil && time.Since(w.asked) >= min(hearing, askInterval) {
 				ask = append(ask, w)
 			}
 			w.swept = true
