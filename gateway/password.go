@@ -11,6 +11,7 @@ import (
 	"net/netip"
 	"net/url"
 	"strings"
+	"unicode/utf8"
 
 	"github.com/cloakroom/cloakroom/gateway/proxy"
 	"github.com/cloakroom/cloakroom/session"
@@ -25,23 +26,36 @@ const (
 	attemptsPerAddress = 60
 )
 
-// credentials is what POST /bff/login is sent.
-type credentials struct {
-	Username, Password *string
-}
-
-// parseCredentials accepts one JSON object with both members and no other.
+// parseCredentials accepts one JSON object of two strings, each once and spelled
+// so: what is limited has to be what is presented.
 func parseCredentials(body []byte) (username, password string, err error) {
-	var c credentials
+	if !utf8.Valid(body) {
+		return "", "", errCredentials // the decoder would put something else in its place
+	}
 	d := json.NewDecoder(bytes.NewReader(body))
-	d.DisallowUnknownFields()
-	if err := d.Decode(&c); err != nil || c.Username == nil || c.Password == nil {
+	next := func() json.Token {
+		t, err := d.Token()
+		if err != nil {
+			return err
+		}
+		return t
+	}
+	if next() != json.Delim('{') {
 		return "", "", errCredentials
 	}
-	if _, err := d.Token(); err != io.EOF {
+	values := make(map[string]string, 2)
+	for range 2 {
+		name, _ := next().(string)
+		value, ok := next().(string)
+		if _, twice := values[name]; !ok || twice || name != "username" && name != "password" {
+			return "", "", errCredentials
+		}
+		values[name] = value
+	}
+	if next() != json.Delim('}') || next() != io.EOF {
 		return "", "", errCredentials
 	}
-	return *c.Username, *c.Password, nil
+	return values["username"], values["password"], nil
 }
 
 // The decoder's own errors quote what they can't read.

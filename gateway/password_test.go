@@ -125,6 +125,8 @@ func TestPasswordLoginRequests(t *testing.T) {
 		"nothing": "", "no JSON": "username=carol", "array": "[" + good + "]", "null": "null", "two": good + good, "text after": good + "x",
 		"no name": `{"password":"x"}`, "no password": `{"username":"x"}`, "null name": `{"username":null,"password":"x"}`,
 		"another member": `{"username":"x","password":"x","scope":"admin"}`, "number": `{"username":1,"password":"x"}`,
+		"twice": `{"username":"x","username":"x"}`, "another case": `{"Username":"x","password":"x"}`, "three": `{"username":"x","password":"x","username":"y"}`,
+		"not UTF-8": "{\"username\":\"x\xff\",\"password\":\"x\"}", "open": `{"username":"x","password":"x"`,
 	} {
 		a := b.post("/bff/login", body)
 		want(t, a, 400, "invalid_request")

@@ -11,6 +11,7 @@
 //	<prefix>l:{<index>}    a lock on new sessions
 //	<prefix>not_before     when each app's sessions have to have begun
 //	<prefix>j:<hash>       something that may come once
+//	<prefix>r:<hash>       attempts that are limited
 //	<prefix>t:{<hash>}     the session that an access token was handed out to
 //	<prefix>events         a channel: ends, changes, beats
 //
