@@ -2,6 +2,7 @@ package gateway_test
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"encoding/base64"
 	"encoding/json"
@@ -52,6 +53,8 @@ type world struct {
 	offset   atomic.Int64
 	log      *journal
 	edit     []func(*gateway.App)
+
+	redisAddr string // the next replica's way to Redis; empty: straight
 }
 
 // newWorld returns a world whose gateway serves app.test, with changes to the
@@ -141,7 +144,7 @@ func (w *world) replica(apps ...gateway.App) *replica {
 		apps = []gateway.App{w.app()}
 	}
 	st := store.New(store.Options{
-		Address: w.redis.Addr(), KeyPrefix: "cloakroom:", Timeout: 2 * time.Second,
+		Address: cmp.Or(w.redisAddr, w.redis.Addr()), KeyPrefix: "cloakroom:", Timeout: 2 * time.Second,
 		Offset: func() time.Duration { return time.Duration(w.offset.Load()) },
 	})
 	keeper := session.New(st, w.keys, session.Options{Log: w.log.logger(), Now: w.now})
