@@ -4,6 +4,8 @@ GO       ?= go
 MODULES  := . deploy/demo test
 FUZZTIME ?= 30s
 ROUNDS   ?= 200
+SESSIONS ?= 1000
+ENDS     ?= 200
 
 # Pinned, so that a lint that passed passes again.
 STATICCHECK := honnef.co/go/tools/cmd/staticcheck@v0.8.2
@@ -42,6 +44,10 @@ vet: ## gofmt and go vet, in all modules
 .PHONY: race-rounds
 race-rounds: setup ## 200 rounds (ROUNDS=) of 100 parallel requests on an expired token, two replicas
 	ROUNDS=$(ROUNDS) $(GO) -C test test -race -count=1 -timeout 60m -v -run '^TestHundredParallel' .
+
+.PHONY: revocation
+revocation: setup ## Time from an end to its refusal at another replica: ENDS (200) of SESSIONS (1000)
+	SESSIONS=$(SESSIONS) ENDS=$(ENDS) $(GO) -C test test -count=1 -timeout 30m -v -run '^TestEndIsKnownEverywhere$$' .
 
 .PHONY: fuzz
 fuzz: ## Run every fuzz target for FUZZTIME (30s) each

@@ -4,8 +4,12 @@
 //
 // Set in the environment: PORT (0: any), CLIENT_ID, CLIENT_SECRET,
 // REDIRECT_URIS and POST_LOGOUT_REDIRECT_URIS (separated by spaces), RESOURCE
-// (the API's identifier), ACCESS_TTL (seconds). Its first line on stdout is
+// (the API's identifier), ACCESS_TTL (seconds), BACKCHANNEL_LOGOUT_URI (none: the
+// client is told of no logout). Its first line on stdout is
 // {"event":"listening","issuer":"http://…"}; it ends when its stdin does.
+//
+// POST /tell?sub=…&sid=… tells the client's back channel of a logout that has not
+// happened here, without a sid if there is none.
 //
 // GET /ledger lists what the token endpoint was shown and what it said, tokens
 // included, so that a test can look for them where they must not be.
@@ -23,6 +27,7 @@ const list = (text) => text.split(' ').filter(Boolean);
 const resource = env('RESOURCE', 'https://api.test');
 const accessTTL = Number(env('ACCESS_TTL', '300'));
 const apiScope = 'api:read';
+const backChannel = env('BACKCHANNEL_LOGOUT_URI', '');
 
 const server = createServer();
 await new Promise((done) => { server.listen(Number(env('PORT', '0')), '127.0.0.1', done); });
@@ -40,6 +45,7 @@ const provider = new Provider(issuer, {
     token_endpoint_auth_method: 'client_secret_basic',
     redirect_uris: list(env('REDIRECT_URIS')),
     post_logout_redirect_uris: list(env('POST_LOGOUT_REDIRECT_URIS', '')),
+    ...(backChannel && { backchannel_logout_uri: backChannel, backchannel_logout_session_required: true }),
   }],
   jwks: { keys: [signingKey] },
   cookies: { keys: [createHash('sha256').update(privateKey.export({ type: 'pkcs8', format: 'der' })).digest('hex')] },
@@ -56,6 +62,7 @@ const provider = new Provider(issuer, {
   features: {
     devInteractions: { enabled: false },
     revocation: { enabled: true },
+    backchannelLogout: { enabled: true },
     rpInitiatedLogout: {
       enabled: true,
       logoutSource: async (ctx, form) => {
@@ -126,9 +133,13 @@ const readForm = async (req) => {
 const callback = provider.callback();
 server.on('request', async (req, res) => {
   try {
-    const { pathname } = new URL(req.url, issuer);
+    const { pathname, searchParams } = new URL(req.url, issuer);
     if (pathname === '/ledger') {
       res.setHeader('Content-Type', 'application/json').end(JSON.stringify(ledger));
+    } else if (pathname === '/tell' && req.method === 'POST') {
+      const client = await provider.Client.find(env('CLIENT_ID', 'cloakroom-test'));
+      await client.backchannelLogout(searchParams.get('sub'), searchParams.get('sid') ?? undefined);
+      res.writeHead(204).end();
     } else if (pathname.startsWith('/login/') && req.method === 'POST') {
       const username = (await readForm(req)).get('username') ?? '';
       if (!/^[a-z]{1,20}$/.test(username)) throw new Error('a username is 1 to 20 letters a-z');

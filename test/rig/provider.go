@@ -54,15 +54,16 @@ type Exchange struct {
 	IDToken      string    `json:"id_token"`
 }
 
-// NewCertified starts oidc-provider with a client for the app at origin. Its
-// access tokens live for accessTTL, to the second.
-func NewCertified(t testing.TB, origin string, accessTTL time.Duration) *Certified {
+// NewCertified starts oidc-provider with a client for the app at origin, and with
+// further settings in the environment. Its access tokens live for accessTTL, to
+// the second.
+func NewCertified(t testing.TB, origin string, accessTTL time.Duration, env ...string) *Certified {
 	t.Helper()
 	dir := filepath.Join(Root(), "test", "provider")
 	c := &Certified{t: t, secret: Random() + Random()}
 	cmd := exec.Command("node", "provider.mjs")
 	cmd.Dir = dir
-	cmd.Env = append(environ(),
+	cmd.Env = append(append(environ(), env...),
 		"PORT=0",
 		"CLIENT_ID=cloakroom-test",
 		"CLIENT_SECRET="+c.secret,
