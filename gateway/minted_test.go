@@ -60,7 +60,7 @@ func minting(t testing.TB, w **world, keys ...mint.SigningKey) func(*gateway.App
 	}
 }
 
-func newMintWorld(t *testing.T, edit ...func(*gateway.App)) *world {
+func newMintWorld(t testing.TB, edit ...func(*gateway.App)) *world {
 	var w *world
 	w = newWorld(t, append([]func(*gateway.App){minting(t, &w)}, edit...)...)
 	return w

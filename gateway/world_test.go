@@ -44,7 +44,7 @@ const (
 // world is a provider, a Redis, an upstream, any number of replicas in front of
 // them, and one clock for all.
 type world struct {
-	t        *testing.T
+	t        testing.TB
 	redis    *storetest.Server
 	provider *gatewaytest.Provider
 	client   gatewaytest.Client
@@ -59,7 +59,7 @@ type world struct {
 
 // newWorld returns a world whose gateway serves app.test, with changes to the
 // app's definition.
-func newWorld(t *testing.T, edit ...func(*gateway.App)) *world {
+func newWorld(t testing.TB, edit ...func(*gateway.App)) *world {
 	t.Helper()
 	w := &world{t: t, redis: storetest.Redis(t), log: &journal{}, edit: edit}
 	w.provider = gatewaytest.Start(t, gatewaytest.Options{
@@ -180,7 +180,7 @@ type seen struct {
 	Header              http.Header
 }
 
-func newUpstream(t *testing.T) *upstream {
+func newUpstream(t testing.TB) *upstream {
 	u := &upstream{}
 	u.Server = httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		s := seen{r.Method, r.URL.EscapedPath(), r.URL.RawQuery, subject(r.Header.Get("Authorization")), r.Header}
@@ -198,7 +198,7 @@ func newUpstream(t *testing.T) *upstream {
 	return u
 }
 
-func (u *upstream) proxy(t *testing.T, strip string) *proxy.Proxy {
+func (u *upstream) proxy(t testing.TB, strip string) *proxy.Proxy {
 	t.Helper()
 	target, _ := url.Parse(u.URL)
 	transport := proxy.NewTransport(proxy.TransportOptions{})
@@ -224,7 +224,7 @@ func (u *upstream) requests() []seen {
 }
 
 // last is the latest request that reached the upstream.
-func (u *upstream) last(t *testing.T) seen {
+func (u *upstream) last(t testing.TB) seen {
 	t.Helper()
 	all := u.requests()
 	if len(all) == 0 {
