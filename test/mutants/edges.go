@@ -1,0 +1,99 @@
+package main
+
+// ofTheEdges break how the provider and upstreams are spoken to: gateway/idp and
+// gateway/proxy.
+var ofTheEdges = []mutant{
+	{
+		id: "idp-redirect-followed", rule: "no redirect of the provider's endpoints is followed",
+		edits: []edit{{"gateway/idp/transport.go", "p.transport.RoundTrip(req)", "(&http.Client{Transport: p.transport}).Do(req)"}},
+		pkg:   "gateway/idp", test: "TestRefreshOutcomes",
+	},
+	{
+		id: "idp-sending-after", rule: "the latch is set before the token's first byte leaves",
+		edits: []edit{
+			{"gateway/idp/sending.go", "\t\tif b.sending != nil {\n", "\t\tif false {\n"},
+			{"gateway/idp/sending.go", "\tif n == 0 {\n", "\tif n == 0 {\n\t\tif b.sending != nil {\n\t\t\tb.refused = b.sending()\n\t\t}\n"},
+		},
+		pkg: "gateway/idp", test: "TestSendingComesBetweenConnectionAndToken",
+	},
+	{
+		id: "idp-alg-from-token", rule: "the algorithm is the provider's choice, not the token's",
+		edits: []edit{{"gateway/idp/signed.go", "parser := jwt.NewParser(jwt.WithValidMethods(algorithms), ", "_ = algorithms\n\tparser := jwt.NewParser("}},
+		pkg:   "gateway/idp", test: "TestIDToken",
+	},
+	{
+		id: "idp-nonce-not-compared", rule: "an ID token is for this login: its nonce is compared",
+		edits: []edit{{"gateway/idp/idtoken.go", "[]byte(want.nonce)) != 1", "[]byte(want.nonce)) < 0"}},
+		pkg:   "gateway/idp", test: "TestIDTokenReusedNonce_B07",
+	},
+	{
+		id: "idp-aud-not-compared", rule: "an ID token is for this client",
+		edits: []edit{{"gateway/idp/idtoken.go", "if !ok || !slices.Contains(aud, p.cfg.ClientID) {", "if !ok && !slices.Contains(aud, p.cfg.ClientID) {"}},
+		pkg:   "gateway/idp", test: "TestIDToken",
+	},
+	{
+		id: "idp-typ-not-compared", rule: "a token of one kind never does for another",
+		edits: []edit{{"gateway/idp/signed.go", "if !slices.Contains(kind.types, typ) {", "if false && !slices.Contains(kind.types, typ) {"}},
+		pkg:   "gateway/idp", test: "TestCrossFeed_ID10",
+	},
+	{
+		id: "idp-503-unknown", rule: "a complete 429 or 503 says that the token is unspent",
+		edits: []edit{{"gateway/idp/refresh.go", "a.status == http.StatusServiceUnavailable:\n\t\tfail.Kind = Unspent", "a.status == http.StatusServiceUnavailable:\n\t\tfail.Kind = Unknown"}},
+		pkg:   "gateway/idp", test: "TestRefreshOutcomes",
+	},
+	{
+		id: "idp-invalid-client-fatal", rule: "only invalid_grant is about the token: invalid_client ends no session",
+		edits: []edit{{"gateway/idp/refresh.go", `fail.OAuthError == "invalid_grant":`, `fail.OAuthError != "":`}},
+		pkg:   "gateway/idp", test: "TestRefreshOutcomes",
+	},
+	{
+		id: "proxy-authorization", rule: "a client's Authorization reaches no upstream",
+		edits: []edit{{"gateway/proxy/header.go", `case "authorization", "dpop",`, `case "dpop",`}},
+		pkg:   "gateway/proxy", test: "TestForwardStripsTrustedNames",
+	},
+	{
+		id: "proxy-canonical-names-only", rule: "trusted names are stripped in every spelling",
+		edits: []edit{{"gateway/proxy/header.go", "case c == '_' || c == '.':", "case c == 0:"}},
+		pkg:   "gateway/proxy", test: "TestForwardStripsTrustedNames",
+	},
+	{
+		id: "proxy-connection-after-ours", rule: "Connection names no header of ours away",
+		edits: []edit{{"gateway/proxy/exchange.go", "\tunmarkIdempotent(h)\n", "\tfor _, line := range in.Header[\"Connection\"] {\n\t\tfor name := range strings.SplitSeq(line, \",\") {\n\t\t\th.Del(strings.TrimSpace(name))\n\t\t}\n\t}\n\tunmarkIdempotent(h)\n"}},
+		pkg:   "gateway/proxy", test: "TestG04ConnectionNamedHeaders",
+	},
+	{
+		id: "proxy-own-cookie", rule: "no upstream sees the gateway's cookies",
+		edits: []edit{{"gateway/proxy/header.go", `if lines := h["Cookie"]; lines != nil {`, `if lines := h["Cookie"]; lines != nil && own == nil {`}},
+		pkg:   "gateway/proxy", test: "TestG07Cookies",
+	},
+	{
+		id: "proxy-own-set-cookie", rule: "no upstream sets a cookie of the gateway's",
+		edits: []edit{{"gateway/proxy/header.go", "if lines = stripSetCookies(lines, own); len(lines) > 0 {", "if len(lines) > 0 {"}},
+		pkg:   "gateway/proxy", test: "TestResponseIsCleaned",
+	},
+	{
+		id: "proxy-forwards-decoded", rule: "the path that was matched is the path that is forwarded",
+		edits: []edit{{"gateway/proxy/exchange.go", "\t\tRawPath: path,\n", ""}},
+		pkg:   "gateway/proxy", test: "TestForwardRequest",
+	},
+	{
+		id: "proxy-matches-raw", rule: "a path is matched as an upstream will read it",
+		edits: []edit{{"gateway/proxy/table.go", "\tp := decodePath(path)\n\troute, ok", "\tp := path\n\troute, ok"}},
+		pkg:   "gateway/proxy", test: "TestTableMatch",
+	},
+	{
+		id: "proxy-dots", rule: "a path with a segment of dots is refused",
+		edits: []edit{{"gateway/proxy/path.go", "if onlyDots(seg) {", "if seg == \".\" {"}},
+		pkg:   "gateway/proxy", test: "TestCanonicalPathRefuses",
+	},
+	{
+		id: "proxy-escaped-slash", rule: "a path with an escaped slash is refused",
+		edits: []edit{{"gateway/proxy/path.go", "c != ' ', escaped && class == slash:", "c != ' ':"}},
+		pkg:   "gateway/proxy", test: "TestCanonicalPathRefuses",
+	},
+	{
+		id: "proxy-sent-twice", rule: "a request that may change something is sent once",
+		edits: []edit{{"gateway/proxy/exchange.go", "\tunmarkIdempotent(h)\n", ""}},
+		pkg:   "gateway/proxy", test: "TestR07SentAtMostOnce",
+	},
+}

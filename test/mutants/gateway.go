@@ -1,0 +1,83 @@
+package main
+
+// ofTheGateway break what browsers see: gateway.
+var ofTheGateway = []mutant{
+	{
+		id: "C1-not-noted", rule: "a login knows the session that it replaces, from where it began",
+		edits: []edit{{"gateway/login.go", "p.previous, w.sid = t.SID, t.SID", "w.sid = t.SID"}},
+		pkg:   "gateway", test: "TestNotedSessionIsReplaced",
+	},
+	{
+		id: "C1-not-ended", rule: "a login ends the session whose cookie arrives at its landing",
+		edits: []edit{{"gateway/callback.go", "\t\treplaced[t.SID] = &t\n", "\t\t_ = t\n"}},
+		pkg:   "gateway", test: "TestB17AnotherUser",
+	},
+	{
+		id: "C2-cleared-on-401", rule: "a refusal deletes no cookie",
+		edits: []edit{{"gateway/problem.go", "\tw.refusal = true\n", "\tw.refusal = true\n\tif p.code == codeLoginRequired && w.app != nil {\n\t\tw.setCookie(w.app.noTicketCookie())\n\t}\n"}},
+		pkg:   "gateway", test: "TestN01Reuse",
+	},
+	{
+		id: "C2-cleared-on-store-error", rule: "trouble with the store deletes no cookie",
+		edits: []edit{{"gateway/problem.go", "\tw.refusal = true\n", "\tw.refusal = true\n\tif p.code == codeStoreUnavailable && w.app != nil {\n\t\tw.setCookie(w.app.noTicketCookie())\n\t}\n"}},
+		pkg:   "gateway", test: "TestLogoutStoreDown",
+	},
+	{
+		id: "cookie-on-refusal", rule: "a refusal hands out no ticket",
+		edits: []edit{{"gateway/response.go", "s != nil && !w.refusal && ", "s != nil && "}},
+		pkg:   "gateway", test: "TestResponseHandsOut",
+	},
+	{
+		id: "cookie-on-101", rule: "no cookie leaves with a switch of protocols",
+		edits: []edit{{"gateway/response.go", "\tif status != http.StatusSwitchingProtocols {\n\t\tw.addCookies()\n\t}", "\tw.addCookies()"}},
+		pkg:   "gateway", test: "TestResponseUpgrade",
+	},
+	{
+		id: "cookie-cacheable", rule: "an answer with a cookie of ours is kept by no cache",
+		edits: []edit{{"gateway/response.go", "proxy.NoStore(h) //", "_ = proxy.NoStore //"}},
+		pkg:   "gateway", test: "TestResponseK02",
+	},
+	{
+		id: "guard-skipped-on-get", rule: "GET /bff/token is guarded like POST",
+		edits: []edit{{"gateway/token.go", "if err := guard(guardJSON, r.Method, r.Header, w.app.origin); err != nil {", "if err := guard(guardJSON, r.Method, r.Header, w.app.origin); err != nil && r.Method != http.MethodGet {"}},
+		pkg:   "gateway", test: "TestE02TokenGuards",
+	},
+	{
+		id: "guard-any-signal", rule: "every signal that is present must agree",
+		edits: []edit{{"gateway/guard.go", "if len(site) > 0 && !sameOrigin && !landing {", "if len(site) > 0 && !sameOrigin && !landing && len(origins) == 0 && !mine {"}},
+		pkg:   "gateway", test: "TestGuard",
+	},
+	{
+		id: "state-not-compared", rule: "the state has to be the one inside the cookie",
+		edits: []edit{{"gateway/callback.go", "[]byte(state)) == 1 {", "[]byte(state)) >= 0 {"}},
+		pkg:   "gateway", test: "TestB02ForeignState",
+	},
+	{
+		id: "iss-after-the-code", rule: "iss is checked before the code is spent",
+		edits: []edit{
+			{"gateway/callback.go", "\tif err := w.app.Provider.CheckIssuer(r.Context(), a.iss); err != nil {\n\t\treturn err\n\t}\n", ""},
+			{"gateway/callback.go", "\t// 4. A new session", "\tif err := w.app.Provider.CheckIssuer(r.Context(), a.iss); err != nil {\n\t\treturn err\n\t}\n\t// 4. A new session"},
+		},
+		pkg: "gateway", test: "TestCallbackRefuses",
+	},
+	{
+		id: "duplicate-cookies", rule: "two cookies of the name are no ticket",
+		edits: []edit{{"gateway/cookie.go", "\t\t\ttext = value\n\t\t\tn++\n\t\t}\n\t}\n\tswitch n {", "\t\t\ttext, n = value, 1\n\t\t}\n\t}\n\tswitch n {"}},
+		pkg:   "gateway", test: "TestC07CookieHeaders",
+	},
+	{
+		id: "optional-hides-trouble", rule: "trouble with the store makes nobody anonymous",
+		edits: []edit{{"gateway/proxied.go", "return ended || needsLogin(err)", "return err != nil || ended"}},
+		pkg:   "gateway", test: "TestOptionalRoute",
+	},
+	{
+		id: "logout-claims", rule: "a logout that the store didn't take is not claimed",
+		edits: []edit{{"gateway/logout.go", "if hint, err = g.logOut(ctx, w.app, t, localKey(r.Header), w.received); err != nil {\n\t\t\treturn err\n\t\t}", "hint, _ = g.logOut(ctx, w.app, t, localKey(r.Header), w.received)"}},
+		pkg:   "gateway", test: "TestLogoutStoreDown",
+	},
+	{
+		id: "panic-swallowed", rule: "an answer that was cut off can't be taken for a whole one",
+		edits: []edit{{"gateway/gateway.go", "panic(v) // net/http's way to cut an answer off", "return"}},
+		pkg:   "gateway", test: "TestResponseCutOff",
+	},
+}

@@ -1,0 +1,232 @@
+package main
+
+// ofSessions break how a session lives: session and session/store.
+var ofSessions = []mutant{
+	{
+		id: "M1-handed-at-opening", rule: "a successor is handed out on one answer, noted by the opening",
+		edits: []edit{{luaOpen, "if cookie and write(AT.handed, bytes(now, 8)) then", "if cookie then"}},
+		pkg:   "session", test: "TestOpening/predecessor,_successor_not_handed_out",
+	},
+	{
+		id: "M1-handed-at-commit", rule: "a successor is handed out on one answer, noted by the commit",
+		edits: []edit{{luaCommit, "  if handed then at = now end\n", ""}},
+		pkg:   "session", test: "TestOpening/predecessor,_handed_out_not_long_ago",
+	},
+	{
+		id: "M1-out-of-memory", rule: "what can't be noted as handed out is not handed out",
+		edits: []edit{{luaOpen, "if cookie and write(AT.handed, bytes(now, 8)) then", "write(AT.handed, bytes(now, 8)) if cookie then"}},
+		pkg:   "session", test: "TestNoHandoutWithoutItsNote",
+	},
+	{
+		id: "M2-settle", rule: "another successor is issued only when the first is lost for sure",
+		edits: []edit{{"session/open.go", "return 3 * a.Grace", "return a.Grace"}},
+		pkg:   "session", test: "TestOpening/predecessor,_handed_out_not_long_ago",
+	},
+	{
+		id: "M3-hold", rule: "a successor's cookie leaves within the hold or not at all",
+		edits: []edit{{"session/keeper.go", "h != nil && k.now().Before(h.until) &&", "h != nil &&"}},
+		pkg:   "session", test: "TestHandoutLeavesWithinHold",
+	},
+	{
+		id: "M3-hold-from-now", rule: "the hold counts from the hand-out, not from its answer",
+		edits: []edit{{"session/open.go", "sent.Add(app.hold() - since)", "sent.Add(app.hold() - 0*since)"}},
+		pkg:   "session", test: "TestHoldCountsFromHandout",
+	},
+	{
+		id: "M3-behind-a-newer", rule: "no cookie leaves behind a newer ticket",
+		edits: []edit{{"session/keeper.go", "k.now().Before(h.until) && k.cache.newest(h.Ticket.SID, h.Ticket.Generation)", "k.now().Before(h.until)"}},
+		pkg:   "session", test: "TestHandoutNeverLeavesBehindANewerTicket",
+	},
+	{
+		id: "M4-one-predecessor", rule: "all predecessors in their grace stay on record",
+		edits: []edit{{luaCommit, "    if #kept >= LIMIT then", "    kept = {}\n    if #kept >= LIMIT then"}},
+		pkg:   "session/store", test: "TestPredecessorsThatACommitCarriesOn",
+	},
+	{
+		id: "M5-predecessor-advances", rule: "a refresh by a predecessor is in place",
+		edits: []edit{{"session/exchange.go", "if v.current && e.record.Confirmed && len(", "if len("}},
+		pkg:   "session", test: "TestOpening/predecessor_in_grace,_token_out",
+	},
+	{
+		id: "M6-script-ends", rule: "reuse is a verdict: a script that runs late ends nothing",
+		edits: []edit{{luaOpen, "if verdict == 'reuse' then return {'reuse', now, record} end", "if verdict == 'reuse' then return {'reuse', now, finish(record, 8, 0)} end"}},
+		pkg:   "session", test: "TestOpening/older,_verdict_too_late",
+	},
+	{
+		id: "M6-late-verdict", rule: "a verdict of reuse that comes late changes nothing",
+		edits: []edit{{"session/open.go", "if k.now().Sub(need.Received) > reuseVerdictAge {", "if false {"}},
+		pkg:   "session", test: "TestOpening/older,_verdict_too_late",
+	},
+	{
+		id: "M7-cookie-in-grace", rule: "a predecessor in its grace gets answers and no cookie",
+		edits: []edit{{luaOpen, "verdict = 'grace'", "verdict = 'handout'"}},
+		pkg:   "session", test: "TestPredecessorInGraceGetsNoCookie",
+	},
+	{
+		id: "grace-never-ends", rule: "showing the successor starts the predecessor's grace",
+		edits: []edit{{luaOpen, "at + ENTRY_UNTIL, bytes(now + grace, 8))", "at + ENTRY_UNTIL, bytes(0, 8))"}},
+		pkg:   "session", test: "TestOpening/current_and_unconfirmed",
+	},
+	{
+		id: "unused-successor-kept", rule: "a re-issue supersedes the unused successor: showing it is reuse",
+		edits: []edit{
+			{"session/open.go", "k.reissue(ctx, app, v, t)", "k.reissue(ctx, app, v, v.ticket)"},
+			{"session/exchange.go", "change.Kind, change.Settle = store.Reissue, app.settle()", "change.Kind, change.Handed = store.Advance, true"},
+		},
+		pkg: "session", test: "TestOpening/predecessor,_handed_out_long_ago",
+	},
+	{
+		id: "hash-of-current", rule: "a generation alone is no ticket: the secret's hash is compared",
+		edits: []edit{{luaOpen, "  if hash ~= slice(record, AT.hash, 32) then return {'mismatch', now, record} end\n", ""}},
+		pkg:   "session", test: "TestOpening/hash_differs",
+	},
+	{
+		id: "hash-of-predecessor", rule: "a predecessor's generation alone is no ticket either",
+		edits: []edit{{luaOpen, "      if hash ~= slice(predecessors, at + 8, 32) then return {'mismatch', now, record} end\n", ""}},
+		pkg:   "session", test: "TestOpening/hash_differs",
+	},
+	{
+		id: "ahead-is-reuse", rule: "a ticket newer than its record means that Redis lost a write, never reuse",
+		edits: []edit{{luaOpen, "  return {'lost', now, record}\nend\n\nlocal verdict", "  return {'reuse', now, record}\nend\n\nlocal verdict"}},
+		pkg:   "session", test: "TestOpening/generation_above_the_record's",
+	},
+	{
+		id: "salts-unbound", rule: "a predecessor's entry put back under a later record leads nowhere",
+		edits: []edit{{"session/seal.go", "return binary.BigEndian.AppendUint64(scope(app, sid, own), record)", "return scope(app, sid, own)"}},
+		pkg:   "session", test: "TestSaltOfAnEarlierRecordLeadsNowhere",
+	},
+	{
+		id: "absolute-end-outside", rule: "the absolute end is believed only from inside the box",
+		edits: []edit{{"session/open.go", "if !answer.Now.Before(s.ExpiresAt) {", "if !answer.Now.Before(answer.Record.ExpiresAt) {"}},
+		pkg:   "session", test: "TestOldRecordPutBackWidensNothing",
+	},
+	{
+		id: "B1-no-lease", rule: "one replica at a time asks the provider",
+		edits: []edit{{luaClaim, "  if leased(record, now) then return {'busy', now, record} end\n", ""}},
+		pkg:   "session/store", test: "TestOneReplicaSendsPerVersion",
+	},
+	{
+		id: "B1-no-sending", rule: "a refresh token leaves only behind the latch",
+		edits: []edit{
+			{"session/exchange.go", "k.store.Send(ctx, v.SID, v.version, e.attempt, leaseTTL)", "k.store.Claim(ctx, v.SID, v.version, e.attempt, leaseTTL)"},
+			{"session/exchange.go", "Attempt: e.attempt, Sent: sent, Key: key}", "Attempt: e.attempt, Key: key}"},
+		},
+		pkg: "session", test: "TestRefreshOutcomes",
+	},
+	{
+		id: "B2-sending-unconditional", rule: "the latch is set once per version",
+		edits: []edit{
+			{luaClaim, "  if slice(record, AT.sending, 16) ~= NONE then return {'sending', now, record} end\n", ""},
+			{luaSending, "if sending ~= NONE and sending ~= attempt then return {'sending', now, record} end\n", ""},
+		},
+		pkg: "session/store", test: "TestOneReplicaSendsPerVersion",
+	},
+	{
+		id: "B2-sending-without-lease", rule: "only the holder of the lease sets the latch",
+		edits: []edit{{luaSending, "if slice(record, AT.lease, 16) ~= attempt then return {'busy', now, record} end\n", ""}},
+		pkg:   "session/store", test: "TestOneReplicaSendsPerVersion",
+	},
+	{
+		id: "look-beside-the-holder", rule: "a mark whose holder lives is nobody else's to withdraw",
+		edits: []edit{{luaLook, "if leased(record, now) then return {'busy', now, record} end\n", ""}},
+		pkg:   "session/store", test: "TestLooksWaitForTheHolder",
+	},
+	{
+		id: "E3-commit-not-idempotent", rule: "a commit that runs twice answers as the first time",
+		edits: []edit{{luaCommit, "if slice(record, AT.attempt, 16) == attempt then return {'ok', now, record} end\n", ""}},
+		pkg:   "session/store", test: "TestChangesAreIdempotentAndFenced",
+	},
+	{
+		id: "E3-refused-revokes", rule: "a commit that is refused for another reason than an end revokes nothing",
+		edits: []edit{{"session/exchange.go", `k.alarm(app, v.SID, "commit_refused")`, `k.alarm(app, v.SID, "commit_refused")` + "\n\t\t\te.revoke(ctx, s.Tokens.Refresh)"}},
+		pkg:   "session", test: "TestRefusedCommitRevokesNothing",
+	},
+	{
+		id: "E4-reissue-beside-sending", rule: "while the mark stands nothing else changes ticket or box",
+		edits: []edit{{luaCommit, "if sent and sending ~= attempt or not sent and sending ~= NONE then", "if sent and sending ~= attempt then"}},
+		pkg:   "session/store", test: "TestMarkIsTouchedByItsOwnAlone",
+	},
+	{
+		id: "no-compare-and-set", rule: "a commit on another version does nothing",
+		edits: []edit{{luaCommit, "if slice(record, AT.version, 8) ~= version then return {'version', now, record} end\n", ""}},
+		pkg:   "session/store", test: "TestChangesAreIdempotentAndFenced",
+	},
+	{
+		id: "withdraw-keeps-version", rule: "a withdrawal raises the version, so that late copies do nothing",
+		edits: []edit{{luaWithdraw, "record = raise(unlease(record))", "record = unlease(record)"}},
+		pkg:   "session/store", test: "TestLateClaimAndSendingAfterWithdraw",
+	},
+	{
+		id: "E5-unspent-keeps-mark", rule: "a complete 503 leaves the token unspent: the mark is withdrawn",
+		edits: []edit{{"session/exchange.go", "case OutcomeNotSent, OutcomeUnspent:\n", "case OutcomeNotSent:\n"}},
+		pkg:   "session", test: "TestRefreshOutcomes",
+	},
+	{
+		id: "E5-unknown-withdraws", rule: "a token of unknown fate is not presented again at once",
+		edits: []edit{{"session/exchange.go", "if v.refreshKept {", "if true {"}},
+		pkg:   "session", test: "TestRefreshOutcomes",
+	},
+	{
+		id: "E6-rejected-not-compared", rule: "invalid_grant ends a session only if it still holds that token",
+		edits: []edit{
+			{luaEnd, "if version ~= '' and slice(record, AT.version, 8) ~= version then return {'version', now, record} end\n", ""},
+			{luaEnd, "if attempt ~= '' and slice(record, AT.sending, 16) ~= attempt then return {'version', now, record} end\n", ""},
+		},
+		pkg: "session/store", test: "TestRejectedTokenMustStillBeTheRecords",
+	},
+	{
+		id: "end-blocked-by-mark", rule: "an end wins against any refresh in flight",
+		edits: []edit{{luaEnd, "return {'ok', now, finish(", "if attempt == '' and slice(record, AT.sending, 16) ~= NONE then return {'version', now, record} end\nreturn {'ok', now, finish("}},
+		pkg:   "session", test: "TestEndWinsAgainstRefresh",
+	},
+	{
+		id: "late-tokens-not-revoked", rule: "tokens that come back to an ended session are revoked",
+		edits: []edit{{"session/exchange.go", "case store.Ended:\n\t\t\te.revoke(ctx, s.Tokens.Refresh)\n", "case store.Ended:\n"}},
+		pkg:   "session", test: "TestEndWinsAgainstRefresh",
+	},
+	{
+		id: "request-context-grant", rule: "a closed tab burns no refresh token",
+		edits: []edit{
+			{"session/refresh.go", "f, own := k.board(app, v, stays)", "f, own := k.board(ctx, app, v, stays)"},
+			{"session/refresh.go", "k.board(app, v, func() bool { return false })", "k.board(context.Background(), app, v, func() bool { return false })"},
+			{"session/refresh.go", "func (k *Keeper) board(app *App", "func (k *Keeper) board(ctx context.Context, app *App"},
+			{"session/refresh.go", "k.fly(context.Background(), app", "k.fly(ctx, app"},
+		},
+		pkg: "session", test: "TestClientGoneDuringRefresh",
+	},
+	{
+		id: "tombstone-for-ever", rule: "every key has a TTL, a tombstone too",
+		edits: []edit{{luaPrelude, "redis.call('SET', KEYS[1], t, 'PXAT', string.format('%d', expires + DAY - tonumber(ARGV[1])))", "redis.call('SET', KEYS[1], t)"}},
+		pkg:   "session/store", test: "TestEveryKeyHasATTL",
+	},
+	{
+		id: "cache-without-beat", rule: "no beat, no cache",
+		edits: []edit{{"session/open.go", "if ear != 0 && e.ear == ear && sent.Sub(e.stored) < app.CacheTTL {", "if sent.Sub(e.stored) < app.CacheTTL {"}},
+		pkg:   "session", test: "TestCacheIsNotBelievedWithoutTheBeat",
+	},
+	{
+		id: "cache-over-another-ear", rule: "what was learnt before the subscription broke is not believed",
+		edits: []edit{{"session/open.go", "if ear != 0 && e.ear == ear && sent", "if ear != 0 && sent"}},
+		pkg:   "session", test: "TestCacheAfterBrokenSubscription",
+	},
+	{
+		id: "cache-over-news", rule: "an event forbids keeping an opening sent before it",
+		edits: []edit{{"session/cache.go", "ok && !n.at.Before(sent) {", "ok && false {"}},
+		pkg:   "session", test: "TestEventForbidsKeepingEarlierOpenings",
+	},
+	{
+		id: "cache-by-sid", rule: "the cache answers one ticket, not whoever knows its sid",
+		edits: []edit{{"session/cache.go", "e.app != app || e.ended == nil && e.hash != t.Secret.Hash()", "e.app != app"}},
+		pkg:   "session", test: "TestCacheAnswersOneTicketOfOneApp",
+	},
+	{
+		id: "D-one-confirmation", rule: "each half of a split key is confirmed by its own showing",
+		edits: []edit{{luaOpen, "    predecessors = redis.call('GET', KEYS[2])\n    if write(AT.confirmed", "    predecessors = redis.call('GET', KEYS[2])\n    write(AT['local'], '\\1')\n    if write(AT.confirmed"}},
+		pkg:   "session", test: "TestSplitKey",
+	},
+	{
+		id: "once-without-asking", rule: "what may be done once is not done while nobody knows",
+		edits: []edit{{"session/take.go", "turn, err := k.store.TakeTurn(ctx, hashed, turnLease)\n\tif err != nil {\n\t\treturn false, k.unavailable(ctx, err)\n\t}", "turn, _ := k.store.TakeTurn(ctx, hashed, turnLease)"}},
+		pkg:   "session", test: "TestDoOnce",
+	},
+}
