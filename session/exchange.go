@@ -230,6 +230,16 @@ func (e *exchange) commit(ctx context.Context, r Refreshed, sent bool) (*view, e
 		}
 		switch answer.Result {
 		case store.OK:
+			// The end of a whole app is in no record, so this commit has not found it.
+			notBefore, err := k.store.NotBefore(ctx, appID(app.Name))
+			if err != nil {
+				return nil, k.unavailable(ctx, err)
+			}
+			if s.CreatedAt.Before(notBefore) {
+				err := k.expire(ctx, app, v.SID, ReasonRevoked)
+				e.revoke(ctx, s.Tokens.Refresh)
+				return nil, err
+			}
 			next := e.committed(&s, ticket, change, answer, asked)
 			next.split = halves
 			return next, nil
