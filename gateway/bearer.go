@@ -2,12 +2,15 @@ package gateway
 
 import (
 	"context"
+	"crypto/sha256"
 	"encoding/base64"
 	"encoding/json"
 	"errors"
 	"net/http"
 	"strings"
 	"time"
+
+	"github.com/maypok86/otter/v2"
 
 	"github.com/cloakroom/cloakroom/gateway/idp"
 	"github.com/cloakroom/cloakroom/gateway/mint"
@@ -53,11 +56,10 @@ func (g *Gateway) byBearer(w *response, r *http.Request, rt *Route) (caller, err
 	if !ok {
 		return caller{}, tokenRefused(codeTokenInvalid, errors.New("not one bearer token"))
 	}
-	verify := g.verifyRelayed
-	if w.app.Token == TokenMint {
-		verify = g.verifyMinted
+	v, err := g.verify(r.Context(), w.app, token)
+	if err == nil {
+		err = g.vouch(r.Context(), w, token, v)
 	}
-	claims, err := verify(r.Context(), w, token)
 	switch {
 	case err == nil:
 	case errors.Is(err, mint.ErrExpired), errors.Is(err, idp.ErrExpired):
@@ -67,7 +69,7 @@ func (g *Gateway) byBearer(w *response, r *http.Request, rt *Route) (caller, err
 	default:
 		return caller{}, err
 	}
-	c := caller{claims: claims, watch: w.watch, bearer: true}
+	c := caller{claims: v.claims, watch: w.watch, bearer: true}
 	if rt.Token {
 		c.token = proxy.Bearer(token)
 	}
@@ -80,41 +82,80 @@ func isOver(err error) bool {
 	return ended || errors.Is(err, session.ErrNoSession)
 }
 
-// verifyMinted judges a token of our own.
-func (g *Gateway) verifyMinted(ctx context.Context, w *response, token string) (claims []byte, err error) {
-	c, err := w.app.Mint.Verify(token)
-	if err != nil {
-		return nil, err
-	}
-	sid, err := g.keeper.WhichOf(ctx, w.app.policy, c.SIDs)
-	if err != nil {
-		return nil, err
-	}
-	return c.JSON, g.vouch(ctx, w, sid, c.IssuedAt)
+// verified is a token whose signature has been checked, and all else that doesn't
+// change while it lives.
+type verified struct {
+	app      *app // another after a reload
+	claims   []byte
+	sids     [][16]byte // of a minted one
+	issuedAt time.Time
+	expires  time.Time
 }
 
-// verifyRelayed judges a token of the provider's. One that no session of ours has
-// handed out stands on its own.
-func (g *Gateway) verifyRelayed(ctx context.Context, w *response, token string) (claims []byte, err error) {
-	c, err := w.app.Provider.VerifyAccessToken(ctx, token, w.app.Audience)
-	if err != nil {
-		return nil, err
-	}
-	sid, ours, err := g.keeper.TokenSession(ctx, w.app.policy, session.AccessToken(token))
-	switch {
-	case err != nil:
-		return nil, err
-	case ours:
-		return c.Claims, g.vouch(ctx, w, sid, c.IssuedAt)
-	}
-	return c.Claims, g.keeper.VouchForStranger(ctx, w.app.policy, c.IssuedAt)
+const (
+	// verifiedLife is how long a verdict on a signature is used again: checking
+	// one costs as much as the rest of a request. A key that its owner withdraws is
+	// no good any more after that.
+	verifiedLife = time.Minute
+	// verifiedBytes bounds the verdicts in memory.
+	verifiedBytes = 32 << 20
+)
+
+// verifiedCache holds verdicts by the SHA-256 of the token's very text.
+type verifiedCache = otter.Cache[[32]byte, verified]
+
+func newVerified() *verifiedCache {
+	return otter.Must(&otter.Options[[32]byte, verified]{
+		MaximumWeight:    verifiedBytes,
+		Weigher:          func(_ [32]byte, v verified) uint32 { return uint32(256 + len(v.claims)) },
+		ExpiryCalculator: otter.ExpiryWriting[[32]byte, verified](verifiedLife),
+	})
 }
 
-// vouch judges the session behind a token, and watches it from before it does.
-func (g *Gateway) vouch(ctx context.Context, w *response, sid session.SID, issuedAt time.Time) error {
+// verify checks a token by itself: one of our own, or the provider's.
+func (g *Gateway) verify(ctx context.Context, a *app, token string) (verified, error) {
+	key := sha256.Sum256([]byte(token))
+	if v, ok := g.verified.GetIfPresent(key); ok && v.app == a && g.now().Before(v.expires) {
+		return v, nil
+	}
+	v := verified{app: a}
+	if a.Token == TokenMint {
+		c, err := a.Mint.Verify(token)
+		if err != nil {
+			return v, err
+		}
+		v.claims, v.sids, v.issuedAt, v.expires = c.JSON, c.SIDs, c.IssuedAt, c.ExpiresAt
+	} else {
+		c, err := a.Provider.VerifyAccessToken(ctx, token, a.Audience)
+		if err != nil {
+			return v, err
+		}
+		v.claims, v.issuedAt, v.expires = c.Claims, c.IssuedAt, c.ExpiresAt
+	}
+	g.verified.Set(key, v)
+	return v, nil
+}
+
+// vouch judges the session that a token was handed out to, and watches it from
+// before it does. A provider's token that no session of ours has handed out stands
+// on its own.
+func (g *Gateway) vouch(ctx context.Context, w *response, token string, v verified) (err error) {
+	policy, ours := w.app.policy, true
+	var sid session.SID
+	if w.app.Token == TokenMint {
+		sid, err = g.keeper.WhichOf(ctx, policy, v.sids)
+	} else {
+		sid, ours, err = g.keeper.TokenSession(ctx, policy, session.AccessToken(token))
+	}
+	if err != nil {
+		return err
+	}
+	if !ours {
+		return g.keeper.VouchForStranger(ctx, policy, v.issuedAt)
+	}
 	w.sid = sid
-	w.watch = g.keeper.Watch(w.app.policy, sid)
-	return g.keeper.Vouch(ctx, w.app.policy, sid, issuedAt)
+	w.watch = g.keeper.Watch(policy, sid)
+	return g.keeper.Vouch(ctx, policy, sid, v.issuedAt)
 }
 
 // bearerToken reads the one accepted spelling: a single header, the scheme in any
@@ -145,16 +186,12 @@ func (g *Gateway) note(ctx context.Context, a *app, o session.Opened) error {
 	}
 	// What a verifier goes by is in the token; it may be later than what the
 	// provider said beside it.
-	expires, ok := jwtExpiry(string(o.Tokens.Access))
-	if !ok {
-		return nil // opaque, or for ever: no route takes it
-	}
-	return g.keeper.NoteToken(ctx, a.policy, o.SID, o.Tokens.Access, expires)
+	return g.keeper.NoteToken(ctx, a.policy, o.SID, o.Tokens.Access, func() time.Time { return jwtExpiry(string(o.Tokens.Access)) })
 }
 
 // jwtExpiry is the exp of a token that the provider itself has given us. Nothing
-// is verified.
-func jwtExpiry(token string) (time.Time, bool) {
+// is verified. Zero: it is opaque, or for ever, and no route takes it.
+func jwtExpiry(token string) time.Time {
 	_, rest, _ := strings.Cut(token, ".")
 	payload, _, ok := strings.Cut(rest, ".")
 	b, err := base64.RawURLEncoding.DecodeString(payload)
@@ -162,7 +199,7 @@ func jwtExpiry(token string) (time.Time, bool) {
 		Expires float64 `json:"exp"`
 	}
 	if !ok || err != nil || json.Unmarshal(b, &c) != nil || c.Expires <= 0 || c.Expires > 1<<40 {
-		return time.Time{}, false
+		return time.Time{}
 	}
-	return time.Unix(int64(c.Expires), 0), true
+	return time.Unix(int64(c.Expires), 0)
 }

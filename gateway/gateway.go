@@ -64,7 +64,8 @@ type Gateway struct {
 	apps atomic.Pointer[map[string]*app] // by host; replaced as a whole by Swap
 	jobs jobs                            // what goes on after its answer
 
-	minted *mintedCache
+	minted   *mintedCache
+	verified *verifiedCache
 
 	verifying chan struct{} // one per logout token that is being verified
 
@@ -93,7 +94,7 @@ func New(keeper *session.Keeper, keys *session.Keyring, opts Options) *Gateway {
 	if g.now == nil {
 		g.now = time.Now
 	}
-	g.minted = newMinted(g.now)
+	g.minted, g.verified = newMinted(g.now), newVerified()
 	g.apps.Store(&map[string]*app{})
 	return g
 }

@@ -270,19 +270,22 @@ func tokenHash(app *App, t AccessToken) [16]byte {
 
 // NoteToken remembers whose a provider's access token is, on all replicas, until
 // it runs out. Call it before the token is handed out: whoever shows it as a
-// bearer is refused once the session has ended. The error is an
-// [*UnavailableError] or ctx's.
-func (k *Keeper) NoteToken(ctx context.Context, app *App, sid SID, t AccessToken, expires time.Time) error {
+// bearer is refused once the session has ended. expires is asked once per token;
+// zero: there is nothing to remember. The error is an [*UnavailableError] or
+// ctx's.
+func (k *Keeper) NoteToken(ctx context.Context, app *App, sid SID, t AccessToken, expires func() time.Time) error {
 	hash := tokenHash(app, t)
 	if o, ok := k.owners.GetIfPresent(hash); ok && o.found && o.sid == sid {
 		return nil
 	}
-	left := min(expires.Sub(k.now())+clockSkew, longestToken)
-	if left <= 0 {
-		return nil // it has run out for everybody
-	}
-	if err := k.store.NoteToken(ctx, hash, sid, left); err != nil {
-		return k.unavailable(ctx, err)
+	if end := expires(); !end.IsZero() {
+		left := min(end.Sub(k.now())+clockSkew, longestToken)
+		if left <= 0 {
+			return nil // it has run out for everybody
+		}
+		if err := k.store.NoteToken(ctx, hash, sid, left); err != nil {
+			return k.unavailable(ctx, err)
+		}
 	}
 	k.owners.Set(hash, owner{sid: sid, found: true})
 	return nil
