@@ -52,7 +52,11 @@ func (g *Gateway) backChannelLogout(w *response, r *http.Request) error {
 	remembered := max(t.ExpiresAt.Sub(g.now()), time.Minute)
 	first, err := g.keeper.DoOnce(ctx, w.app.policy, "logout "+t.Issuer+" "+t.JTI, remembered, func(ctx context.Context) error {
 		whose := session.Whose{Issuer: t.Issuer, Subject: t.Subject, ProviderSession: t.SessionID}
-		ended, err := g.keeper.EndBy(ctx, w.app.policy, whose, session.Ending{Reason: session.ReasonProviderLogout, Notice: t.IssuedAt})
+		how := session.Ending{Reason: session.ReasonProviderLogout, Notice: t.IssuedAt}
+		if t.SessionID == "" {
+			how.UpTo = t.IssuedAt // one by sid is about that session, whenever it came here
+		}
+		ended, err := g.keeper.EndBy(ctx, w.app.policy, whose, how)
 		g.log.LogAttrs(ctx, slog.LevelInfo, "logged out by the provider", append(g.about(w, r),
 			slog.Bool("audit", true), slog.Bool("by_sid", t.SessionID != ""), slog.Int("ended", ended), slog.Bool("complete", err == nil))...)
 		return err

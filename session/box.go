@@ -37,9 +37,10 @@ const (
 
 // Sections of a label: what a list of sessions shows.
 const (
-	labelSubject = 1
-	labelAddress = 2
-	labelBrowser = 3
+	labelSubject  = 1
+	labelAddress  = 2
+	labelBrowser  = 3
+	labelIssuedAt = 4
 )
 
 // fill writes the session's contents over b.
@@ -138,6 +139,7 @@ func (r *Keyring) label(app string, sid SID, l Login) []byte {
 	s.set(labelSubject, []byte(l.Subject))
 	s.set(labelAddress, []byte(l.Address))
 	s.set(labelBrowser, []byte(clip(l.Browser, 256)))
+	s.setTime(labelIssuedAt, l.IssuedAt)
 	return r.sealForServer(labelLabel, app, s.marshal(), scope(app, sid, 0))
 }
 

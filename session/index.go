@@ -32,6 +32,7 @@ type Info struct {
 	CreatedAt time.Time
 	SeenAt    time.Time
 	ExpiresAt time.Time
+	IssuedAt  time.Time // the ID token's iat; zero where it isn't known
 	Ended     bool
 	Reason    Reason // of an ended one
 	Locked    bool   // likewise
@@ -45,6 +46,9 @@ type Ending struct {
 	// Notice is when whoever ends them decided so. Sessions that begin later with
 	// an ID token issued up to then are ended, too. Zero: only those that are.
 	Notice time.Time
+	// UpTo spares sessions whose ID token was issued later: a logout by subject
+	// that arrives late, or once more, is not about those. Zero: none is spared.
+	UpTo time.Time
 	// Lock keeps the subject from new sessions, until Until; zero: until lifted.
 	Lock  bool
 	Until time.Time
@@ -194,6 +198,7 @@ func (k *Keeper) info(app *App, sid SID, r store.Record) Info {
 	}
 	if label, err := parseSections(plain); err == nil {
 		i.Subject, i.Address, i.Browser = label.text(labelSubject), label.text(labelAddress), label.text(labelBrowser)
+		i.IssuedAt = label.time(labelIssuedAt)
 	}
 	return i
 }
@@ -230,6 +235,11 @@ func (k *Keeper) EndBy(ctx context.Context, app *App, w Whose, how Ending) (ende
 	if err != nil {
 		return 0, k.unavailable(ctx, err)
 	}
+	if !how.UpTo.IsZero() {
+		if sids, err = k.issuedUpTo(ctx, app, sids, how.UpTo); err != nil {
+			return 0, err
+		}
+	}
 	var mu sync.Mutex   // guards over
 	var over [][16]byte // those that this call ended
 	work, ctx := errgroup.WithContext(ctx)
@@ -258,6 +268,19 @@ func (k *Keeper) EndBy(ctx context.Context, app *App, w Whose, how Ending) (ende
 		}
 	}
 	return len(over), nil
+}
+
+// issuedUpTo leaves out the sessions that are known to have begun with a later
+// ID token.
+func (k *Keeper) issuedUpTo(ctx context.Context, app *App, sids [][16]byte, at time.Time) ([][16]byte, error) {
+	records, err := k.store.ReadAll(ctx, sids)
+	if err != nil {
+		return nil, k.unavailable(ctx, err)
+	}
+	return slices.DeleteFunc(sids, func(sid [16]byte) bool {
+		r, ok := records[sid]
+		return ok && !r.Ended && k.info(app, sid, r).IssuedAt.After(at)
+	}), nil
 }
 
 // EndOne ends one session for somebody else than its bearer, and reports whether
@@ -301,15 +324,4 @@ func (k *Keeper) UnlockOne(ctx context.Context, app *App, sid SID) error {
 		return k.unavailable(ctx, err)
 	}
 	return nil
-}
-
-// Once reports whether a message of that name is the first of its name within
-// ttl, for all replicas together. An error is an [*UnavailableError]: nobody
-// knows, so refuse the message.
-func (k *Keeper) Once(ctx context.Context, name string, ttl time.Duration) (bool, error) {
-	first, err := k.store.Once(ctx, sha256.Sum256([]byte(name)), ttl)
-	if err != nil {
-		return false, k.unavailable(ctx, err)
-	}
-	return first, nil
 }

@@ -140,6 +140,34 @@ func TestLogoutBeforeTheSessionExists(t *testing.T) {
 	}
 }
 
+// M-03: a logout by subject that comes late, or once more, spares who has logged
+// in since.
+func TestLateLogoutSparesLaterSessions(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	k := w.replica()
+	at := w.now()
+	before, err := w.beginAs(k, func(l *session.Login) { l.IssuedAt = at.Add(-time.Second) })
+	if err != nil {
+		t.Fatal(err)
+	}
+	since, err := w.beginAs(k, func(l *session.Login) { l.IssuedAt = at.Add(time.Second) })
+	if err != nil {
+		t.Fatal(err)
+	}
+	unknown, err := w.beginAs(k, func(*session.Login) {})
+	if err != nil {
+		t.Fatal(err)
+	}
+	n, err := k.EndBy(t.Context(), w.app, alice, session.Ending{Reason: session.ReasonProviderLogout, Notice: at, UpTo: at})
+	if n != 2 || err != nil {
+		t.Fatal(n, err)
+	}
+	w.wantEnded(k, before, session.ReasonProviderLogout)
+	w.wantEnded(k, unknown, session.ReasonProviderLogout)
+	w.open(k, since, probe)
+}
+
 // Begin against EndBy, whatever the order: nobody slips through.
 func TestBeginAgainstEndBy(t *testing.T) {
 	t.Parallel()
@@ -299,20 +327,4 @@ func TestRemembered(t *testing.T) {
 	}
 	w.pass(24*time.Hour + time.Minute)
 	w.wantEnded(k, o.Successor.Ticket, session.ReasonAbsoluteTimeout)
-}
-
-func TestOnce(t *testing.T) {
-	t.Parallel()
-	w := newWorld(t)
-	k, other := w.replica(), w.replica()
-	if first, err := k.Once(t.Context(), "jti-1", time.Minute); !first || err != nil {
-		t.Fatal(first, err)
-	}
-	if first, err := other.Once(t.Context(), "jti-1", time.Minute); first || err != nil {
-		t.Fatal(first, err)
-	}
-	w.redis.Kill()
-	if first, err := k.Once(t.Context(), "jti-2", time.Minute); first || err == nil {
-		t.Fatal("fails open")
-	}
 }

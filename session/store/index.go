@@ -177,23 +177,6 @@ func (s *Store) Standings(ctx context.Context, indexes ...Index) (out []Standing
 	return out, err
 }
 
-// Once reports whether name is new: true for the first call within ttl, on all
-// replicas together. An error means that nobody knows: refuse.
-func (s *Store) Once(ctx context.Context, name [32]byte, ttl time.Duration) (first bool, err error) {
-	err = s.measure(ctx, "once", func(ctx context.Context) error {
-		// No retry: the first run's reply, lost, would turn into "seen before". That
-		// refuses a message that may be sent again, and is safe.
-		err := s.rdb.SetArgs(ctx, s.prefix+"j:"+base64.RawURLEncoding.EncodeToString(name[:]), 1,
-			redis.SetArgs{Mode: "NX", TTL: ttl}).Err()
-		if errors.Is(err, redis.Nil) {
-			return nil
-		}
-		first = err == nil
-		return err
-	})
-	return first, err
-}
-
 // NotBefore is when each app's sessions have to have begun to be alive, by app
 // id. It is read with each beat and is true up to the last one that was heard.
 func (s *Store) NotBefore(ctx context.Context, app [8]byte) (time.Time, error) {
