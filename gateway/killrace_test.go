@@ -10,6 +10,7 @@ import (
 	"os"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -24,6 +25,7 @@ type tap struct {
 	net.Listener
 	mu   sync.Mutex
 	held *held
+	mute bool // nothing that is published comes through, and no connection breaks
 }
 
 // held is one such stop.
@@ -53,9 +55,9 @@ func newTap(t *testing.T, redis string) *tap {
 				client.Close()
 				continue
 			}
-			answers := make(chan *held, 1)
-			conns.Go(func() { p.pipe(server, client, nil, answers) })
-			conns.Go(func() { p.pipe(client, server, answers, nil) })
+			answers, subscribed := make(chan *held, 1), &atomic.Bool{}
+			conns.Go(func() { p.pipe(server, client, nil, answers, subscribed) })
+			conns.Go(func() { p.pipe(client, server, answers, nil, subscribed) })
 		}
 	})
 	return p
@@ -63,7 +65,7 @@ func newTap(t *testing.T, redis string) *tap {
 
 // pipe copies one direction. Commands that are stopped for their answer are told
 // to the other direction.
-func (p *tap) pipe(to, from net.Conn, stopped <-chan *held, stop chan<- *held) {
+func (p *tap) pipe(to, from net.Conn, stopped <-chan *held, stop chan<- *held, subscribed *atomic.Bool) {
 	defer to.Close()
 	defer from.Close()
 	buf := make([]byte, 64<<10)
@@ -72,7 +74,16 @@ func (p *tap) pipe(to, from net.Conn, stopped <-chan *held, stop chan<- *held) {
 		if err != nil {
 			return
 		}
+		p.mu.Lock()
+		mute := p.mute
+		p.mu.Unlock()
+		if stop == nil && mute && subscribed.Load() {
+			continue
+		}
 		if stop != nil {
+			if bytes.Contains(buf[:n], []byte("subscribe")) {
+				subscribed.Store(true)
+			}
 			p.mu.Lock()
 			h := p.held
 			if h != nil && bytes.Contains(buf[:n], h.sha) {

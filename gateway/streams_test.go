@@ -258,26 +258,32 @@ func isTimeout(err error) bool {
 func TestDeafReplica(t *testing.T) {
 	for _, test := range []struct {
 		name  string
-		deaf  func(w *world)
+		deaf  func(w *world, p *tap)
 		bound time.Duration
 		code  int
 	}{
-		{"channel cut", func(w *world) { w.redis.CLI("CLIENT", "KILL", "TYPE", "pubsub") }, 3 * time.Second, 4401},
-		{"Redis stopped", func(w *world) { w.redis.Stop() }, 12 * time.Second, 1001},
+		{"channel cut", func(w *world, _ *tap) { w.redis.CLI("CLIENT", "KILL", "TYPE", "pubsub") }, 3 * time.Second, 4401},
+		{"channel half-open", func(_ *world, p *tap) {
+			p.mu.Lock()
+			defer p.mu.Unlock()
+			p.mute = true
+		}, 4 * time.Second, 4401},
+		{"Redis stopped", func(w *world, _ *tap) { w.redis.Stop() }, 12 * time.Second, 1001},
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			t.Parallel()
 			w := newMintWorld(t, func(a *gateway.App) { a.Session.CacheTTL = 5 * time.Second })
 			w.upstream.streams(t)
-			r := w.listening()
-			b := w.browser(r)
+			p := newTap(t, w.redis.Addr())
+			w.redisAddr = p.Addr().String()
+			b := w.browser(w.listening())
 			b.login()
 			sid, _ := session.ParseSID(b.fetch("GET", "/bff/session").field("sid"))
 			token := b.fetch("POST", "/bff/token").field("access_token")
 			ws, events, bearer := b.stream("/api/ws", ""), b.stream("/api/events", ""), b.stream("/both/ws", token)
 			<-time.After(1200 * time.Millisecond)
 			start := time.Now()
-			test.deaf(w)
+			test.deaf(w, p)
 			if test.code == 4401 {
 				// The end is written and told to nobody: as by a replica whose message is
 				// lost in the gap.
