@@ -221,8 +221,10 @@ func (k *Keeper) EndBy(ctx context.Context, app *App, w Whose, how Ending) (ende
 			ttl = how.Until.Sub(k.time())
 		}
 		if ttl > 0 {
-			if err := k.store.LockNew(ctx, indexes[0], ttl); err != nil {
-				return 0, k.unavailable(ctx, err)
+			for _, i := range indexes { // it may outlive a server key
+				if err := k.store.LockNew(ctx, i, ttl); err != nil {
+					return 0, k.unavailable(ctx, err)
+				}
 			}
 		}
 	}
