@@ -83,6 +83,8 @@ const provider = new Provider(issuer, {
       }),
     },
   },
+  // It would rather not talk to special-use addresses such as this machine's.
+  fetch: (url, { dispatcher, ...options }) => globalThis.fetch(url, options),
   interactions: { url: (ctx, interaction) => `/login/${interaction.uid}` },
   findAccount: async (ctx, id) => ({
     accountId: id,
@@ -119,6 +121,7 @@ provider.on('grant.success', (ctx) => write(ctx, 'ok'));
 provider.on('grant.error', (ctx, err) => write(ctx, err.error ?? 'error'));
 provider.on('grant.revoked', (ctx) => write(ctx, 'family_revoked'));
 provider.on('revocation.error', (ctx, err) => write(ctx, `revocation: ${err.error}`));
+provider.on('backchannel.error', (ctx, err) => { console.error(err); });
 provider.on('server_error', (ctx, err) => { console.error(err); });
 
 const readForm = async (req) => {
