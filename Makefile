@@ -49,6 +49,10 @@ race-rounds: setup ## 200 rounds (ROUNDS=) of 100 parallel requests on an expire
 revocation: setup ## Time from an end to its refusal at another replica: ENDS (200) of SESSIONS (1000)
 	SESSIONS=$(SESSIONS) ENDS=$(ENDS) $(GO) -C test test -count=1 -timeout 30m -v -run '^TestEndIsKnownEverywhere$$' .
 
+.PHONY: mutants
+mutants: setup ## Break each safety rule once and see its named test fail (ONLY=regexp of ids); not part of test
+	$(GO) -C test run ./mutants -run '$(ONLY)'
+
 .PHONY: fuzz
 fuzz: ## Run every fuzz target for FUZZTIME (30s) each
 	@set -e; for p in $$($(GO) list ./...); do \

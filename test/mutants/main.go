@@ -213,7 +213,7 @@ func (b *bench) overlay(m mutant) (path string, err error) {
 // build makes a package's test binary. overlay may be empty.
 func (b *bench) build(ctx context.Context, pkg, overlay string) (string, error) {
 	binary := filepath.Join(b.scratch, "binary.test")
-	args := []string{"test", "-c", "-o", binary}
+	args := []string{"test", "-c", "-ldflags=-s -w", "-o", binary}
 	if overlay != "" {
 		args = append(args, "-overlay", overlay)
 	}
