@@ -6,6 +6,8 @@ FUZZTIME ?= 30s
 ROUNDS   ?= 200
 SESSIONS ?= 1000
 ENDS     ?= 200
+CROWD    ?= 100000
+CROWD_USER ?= 1000
 
 # Pinned, so that a lint that passed passes again.
 STATICCHECK := honnef.co/go/tools/cmd/staticcheck@v0.8.2
@@ -52,6 +54,10 @@ revocation: setup ## Time from an end to its refusal at another replica: ENDS (2
 .PHONY: mutants
 mutants: setup ## Break each safety rule once and see its named test fail (ONLY=regexp of ids); not part of test
 	$(GO) -C test run ./mutants -run '$(ONLY)'
+
+.PHONY: crowd
+crowd: setup ## List and end a user's 1,000 sessions (CROWD_USER=) in a store of 100,000 (CROWD=)
+	CROWD=$(CROWD) CROWD_USER=$(CROWD_USER) $(GO) -C test test -count=1 -timeout 30m -v -run '^TestManySessionsOfOneUser$$' .
 
 .PHONY: fuzz
 fuzz: ## Run every fuzz target for FUZZTIME (30s) each
