@@ -20,6 +20,10 @@
 // then goes to the browser passes the one wrapper (response), which decides when
 // the final header is written whether the ticket's successor may leave with it.
 //
+// A route's answer lasts no longer than its session: it registers before the
+// session is opened, and is cut, or a WebSocket closed with 4401, when that ends on
+// any replica (streams.go). Bytes on it are no activity.
+//
 // # Rules
 //
 // A flow returns an error, and one function (fail) turns it into an answer. Its

@@ -11,6 +11,11 @@
 // successor has been shown, and a grace longer. Whoever shows a superseded
 // ticket ends the session.
 //
+// What is under way when a session ends is told by a [Watch], and a bearer token
+// that was handed out from it is refused by [Keeper.Vouch]; both on every replica,
+// from what the replicas tell each other, and by asking Redis where a replica may
+// have missed something.
+//
 // The package promises, in this order: a ticket never opens another's session;
 // an ended session stays dead; trouble ends no session. What it asks for: a
 // request and its answer are under way for less than the grace, and the clocks

@@ -159,17 +159,11 @@ func (k *Keeper) sweep(ctx context.Context) {
 func (k *Keeper) sweepOnce(ctx context.Context) {
 	hearing, now := k.store.Hearing(), k.time()
 	var ask []*Watch
-	notBefore := map[string]time.Time{}
 	for i := range k.watches {
 		s := &k.watches[i]
 		s.mu.Lock()
 		for _, w := range s.bySID {
-			since, ok := notBefore[w.app.Name]
-			if !ok && hearing > 0 {
-				since, _ = k.store.NotBefore(ctx, appID(w.app.Name)) // no call: it hears
-				notBefore[w.app.Name] = since
-			}
-			switch why := k.timeIsUp(w, now, since); {
+			switch why := k.timeIsUp(w, now, k.store.LastNotBefore(appID(w.app.Name))); {
 			case why == nil:
 			case why == errIdle:
 				ask = append(ask, w) // it may have been used at another replica
