@@ -50,7 +50,7 @@ var ofTheGateway = []mutant{
 	{
 		id: "state-not-compared", rule: "the state has to be the one inside the cookie",
 		edits: []edit{{"gateway/callback.go", "[]byte(state)) == 1 {", "[]byte(state)) >= 0 {"}},
-		pkg:   "gateway", test: "TestB02ForeignState",
+		pkg:   "gateway", test: "TestCallbackRefuses/state_cut_short",
 	},
 	{
 		id: "iss-after-the-code", rule: "iss is checked before the code is spent",
