@@ -2,6 +2,7 @@ package session
 
 import (
 	"bytes"
+	"crypto/sha256"
 	"encoding/hex"
 	"fmt"
 	"log/slog"
@@ -124,5 +125,29 @@ func TestUnknownSectionsAreKept(t *testing.T) {
 	}
 	if box, _ := parseSections(plain); box.text(200) != "newer" {
 		t.Fatal("lost inside the box")
+	}
+}
+
+// Two keys: what is kept of a split session's halves is a salted hash of the
+// pair: hash(salt ‖ hash(ticket's secret ‖ local key)).
+func TestPairIsKeptAsSaltedHash(t *testing.T) {
+	ring, _ := NewKeyring(NewServerKey())
+	ticket := Ticket{SID: NewSID(), Generation: 1, Secret: newSecret()}
+	local := newLocalKey()
+	var bodies [2]sections
+	for i := range bodies {
+		ring.packSplit("shop", ticket, "RTcanary", &split{local: local, open: true, confirmed: true}, &bodies[i])
+		pair := bodies[i].get(bodyPair)
+		inner := sha256.Sum256(append(ticket.Secret[:], local[:]...))
+		outer := sha256.Sum256(append(bytes.Clone(pair[:16]), inner[:]...))
+		if !bytes.Equal(pair[16:], outer[:]) {
+			t.Error("not the hash of the pair")
+		}
+		if b := bodies[i].marshal(); bytes.Contains(b, local[:]) || bytes.Contains(b, ticket.Secret[:]) || bytes.Contains(b, []byte("canary")) {
+			t.Error("a half, or the token, in clear")
+		}
+	}
+	if bytes.Equal(bodies[0].get(bodyPair), bodies[1].get(bodyPair)) {
+		t.Error("the salt repeats")
 	}
 }
