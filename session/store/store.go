@@ -71,6 +71,10 @@ type Store struct {
 
 	notBefore   map[[8]byte]time.Time
 	notBeforeAt time.Time // when it was read
+
+	cluster   bool
+	epoch     uint64
+	histories map[string]bool // of the primaries that were connected to
 }
 
 // New returns a Store. It does not dial.
@@ -89,34 +93,37 @@ func New(opts Options) *Store {
 		offset:  opts.Offset,
 		replica: base64.RawURLEncoding.EncodeToString(id[:]),
 		sent:    map[uint64]time.Time{},
+
+		histories: map[string]bool{},
 		latency: prometheus.NewHistogramVec(prometheus.HistogramOpts{
 			Name:    "cloakroom_store_seconds",
 			Help:    "Time that a call of the session store took, by operation and result.",
 			Buckets: []float64{.0002, .0005, .001, .002, .005, .01, .05, .2, 1, 2, 5},
 		}, []string{"operation", "result"}),
-		rdb: redis.NewClient(&redis.Options{
-			Network:   network(opts.Address),
-			Addr:      opts.Address,
-			Username:  opts.Username,
-			Password:  opts.Password,
-			TLSConfig: opts.TLS,
-			// Scripts answer a second run as the first, so one retry is safe; it
-			// is what a connection that died while idle costs.
-			MaxRetries:            1,
-			MinRetryBackoff:       5 * time.Millisecond,
-			MaxRetryBackoff:       50 * time.Millisecond,
-			DialTimeout:           opts.Timeout,
-			DialerRetries:         1,
-			ReadTimeout:           opts.Timeout,
-			WriteTimeout:          opts.Timeout,
-			ContextTimeoutEnabled: true,
-			// A pool that waits as long as a call may take adds no wait of its own.
-			PoolTimeout:              opts.Timeout,
-			PoolSize:                 64,
-			DisableIdentity:          true,
-			MaintNotificationsConfig: &maintnotifications.Config{Mode: maintnotifications.ModeDisabled},
-		}),
 	}
+	s.rdb = redis.NewClient(&redis.Options{
+		Network:   network(opts.Address),
+		OnConnect: s.connected,
+		Addr:      opts.Address,
+		Username:  opts.Username,
+		Password:  opts.Password,
+		TLSConfig: opts.TLS,
+		// Scripts answer a second run as the first, so one retry is safe; it
+		// is what a connection that died while idle costs.
+		MaxRetries:            1,
+		MinRetryBackoff:       5 * time.Millisecond,
+		MaxRetryBackoff:       50 * time.Millisecond,
+		DialTimeout:           opts.Timeout,
+		DialerRetries:         1,
+		ReadTimeout:           opts.Timeout,
+		WriteTimeout:          opts.Timeout,
+		ContextTimeoutEnabled: true,
+		// A pool that waits as long as a call may take adds no wait of its own.
+		PoolTimeout:              opts.Timeout,
+		PoolSize:                 64,
+		DisableIdentity:          true,
+		MaintNotificationsConfig: &maintnotifications.Config{Mode: maintnotifications.ModeDisabled},
+	})
 	if opts.Metrics != nil {
 		opts.Metrics.MustRegister(s.latency)
 	}

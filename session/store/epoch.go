@@ -1,0 +1,75 @@
+package store
+
+import (
+	"context"
+	"errors"
+	"strings"
+
+	"github.com/redis/go-redis/v9"
+)
+
+// Epoch changes when a connection has been made to a primary whose history this
+// process had not known: another one took over, or the one that was there has
+// restarted. Writes that Redis acknowledged before may be gone there. It may
+// change for less, never for nothing: a Cluster's new shard, a restart that kept
+// everything. Whoever wants to run writes again takes it before each write, and
+// again once the write is on its list.
+//
+// Each new connection asks for the history's name, in one round trip.
+func (s *Store) Epoch() uint64 {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.epoch
+}
+
+// connected looks at whom a new connection leads to. A master's replication id
+// names a history of writes: a restart and a promotion draw a new one, so that
+// an old primary that comes back as one is told apart, too.
+func (s *Store) connected(ctx context.Context, cn *redis.Conn) error {
+	info, err := cn.Info(ctx, "replication").Result()
+	if _, replied := errors.AsType[redis.Error](err); replied {
+		// Not allowed to ask: it may be anybody.
+		s.history("")
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	if field(info, "role") == "master" { // a replica answers nothing, and a sentinel has no history
+		s.history(field(info, "master_replid"))
+	}
+	return nil
+}
+
+// maxHistories bounds what is remembered; a Cluster has a thousand masters at
+// most.
+const maxHistories = 1000
+
+// history notes that a primary of this history is in use; empty: of an unknown
+// one.
+func (s *Store) history(id string) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if id == "" || !s.histories[id] && len(s.histories) > 0 {
+		s.epoch++
+	}
+	if len(s.histories) >= maxHistories {
+		clear(s.histories)
+	}
+	if !s.cluster {
+		// There is one primary. Whoever goes back to another than the last one
+		// leaves what was written in between.
+		clear(s.histories)
+	}
+	s.histories[id] = true
+}
+
+// field is one line of INFO.
+func field(info, name string) string {
+	for line := range strings.Lines(info) {
+		if value, ok := strings.CutPrefix(line, name+":"); ok {
+			return strings.TrimSpace(value)
+		}
+	}
+	return ""
+}

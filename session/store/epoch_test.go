@@ -1,0 +1,74 @@
+package store
+
+import (
+	"testing"
+	"time"
+)
+
+func TestEpochChangesWithTheHistory(t *testing.T) {
+	t.Parallel()
+	f := newFixture(t)
+	sid := f.begin()
+	first := f.Epoch()
+	if first != 0 {
+		t.Error("the first primary is not news: nothing was written yet")
+	}
+	if n, err := f.rdb.Do(t.Context(), "CLIENT", "KILL", "TYPE", "normal", "SKIPME", "no").Int(); err != nil || n == 0 {
+		t.Fatal(n, err)
+	}
+	for range 3 { // the connections that were in the pool
+		f.Read(t.Context(), sid)
+	}
+	if f.Epoch() != first {
+		t.Error("another connection to the same history")
+	}
+	f.server.Restart()
+	for f.Ping(t.Context()) != nil {
+		select {
+		case <-t.Context().Done():
+			t.Fatal("Redis doesn't come back")
+		case <-time.After(10 * time.Millisecond):
+		}
+	}
+	if f.Epoch() == first {
+		t.Error("a restart was not noticed")
+	}
+}
+
+func TestEpochRises(t *testing.T) {
+	for _, row := range []struct {
+		name      string
+		cluster   bool
+		histories []string
+		want      uint64
+	}{
+		{"the first", false, []string{"a"}, 0},
+		{"the same", false, []string{"a", "a"}, 0},
+		{"another", false, []string{"a", "b"}, 1},
+		{"a split brain healed: what a took in between is gone", false, []string{"a", "b", "a", "b"}, 3},
+		{"may not be asked", false, []string{"", "", ""}, 3},
+		{"a Cluster's masters", true, []string{"a", "b", "c", "a", "b"}, 2},
+		{"one of them replaced", true, []string{"a", "b", "c", "a", "d", "b"}, 3},
+	} {
+		t.Run(row.name, func(t *testing.T) {
+			s := New(Options{})
+			defer s.Close()
+			s.cluster = row.cluster
+			for _, id := range row.histories {
+				s.history(id)
+			}
+			if s.Epoch() != row.want {
+				t.Errorf("%d, want %d", s.Epoch(), row.want)
+			}
+		})
+	}
+	s := New(Options{})
+	defer s.Close()
+	s.cluster = true
+	for n := range 3 * maxHistories {
+		s.history(string(rune(n)))
+	}
+	if len(s.histories) > maxHistories {
+		t.Error("histories are kept without bound")
+	}
+}
