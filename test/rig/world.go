@@ -37,6 +37,7 @@ type World struct {
 	Upstream *Upstream
 	Config   Config
 	Gateways []*Gateway
+	Binary   string // what [World.Start] runs; default: the built cloakroom
 
 	mu      sync.Mutex
 	secrets map[string]string // value to what it is; guarded by mu
@@ -130,7 +131,11 @@ type Gateway struct {
 // Start starts one more replica and waits until it listens.
 func (w *World) Start() *Gateway {
 	w.t.Helper()
-	cmd := exec.Command(binary, "serve", "--config", w.Config.Write(w.t))
+	program := w.Binary
+	if program == "" {
+		program = binary
+	}
+	cmd := exec.Command(program, "serve", "--config", w.Config.Write(w.t))
 	cmd.Env = environ()
 	g := &Gateway{Process: Start(w.t, cmd), w: w}
 	w.mu.Lock()
