@@ -72,7 +72,12 @@ func (p *Proxy) rewrite(pr *httputil.ProxyRequest) {
 	out.Host = ""
 
 	h := out.Header
-	cleanRequest(h, p.cfg.OwnCookies)
+	p.filter.request(h)
+	for _, f := range x.call.Headers {
+		if validValue(f.Value) {
+			h.Set(f.Name, f.Value)
+		}
+	}
 	if !x.upgrade {
 		// Whatever protocol it names (h2c!), it would not be one we can judge.
 		delete(h, "Connection")
@@ -99,7 +104,7 @@ func (p *Proxy) rewrite(pr *httputil.ProxyRequest) {
 	out.Trailer = nil
 	if out.Body != nil {
 		for name := range in.Trailer {
-			if allowedTrailer(name) {
+			if p.filter.trailer(name) {
 				if out.Trailer == nil {
 					out.Trailer = make(http.Header)
 				}
@@ -139,7 +144,7 @@ func (p *Proxy) respond(res *http.Response) error {
 	if !x.clock.stop() {
 		return ErrTimeout // it came as the time ran out, and its body is cut off
 	}
-	cleanResponse(res.Header, p.cfg.OwnCookies)
+	p.filter.response(res.Header)
 	if res.StatusCode == http.StatusSwitchingProtocols {
 		return x.switched(res)
 	}
@@ -150,11 +155,11 @@ func (p *Proxy) respond(res *http.Response) error {
 		x.w.Header()["Content-Type"] = nil // or net/http would guess one
 	}
 	if res.ContentLength < 0 || res.ProtoMajor != 1 {
-		cleanResponse(res.Trailer, p.cfg.OwnCookies)
+		p.filter.response(res.Trailer)
 		if len(res.Trailer) > 0 && x.in.ProtoMajor == 1 && x.in.Method != http.MethodHead {
 			delete(res.Header, "Content-Length") // HTTP/1.1 has trailers after chunks alone
 		}
-		res.Body = &responseBody{ReadCloser: res.Body, res: res, own: p.cfg.OwnCookies}
+		res.Body = &responseBody{ReadCloser: res.Body, res: res, filter: &p.filter}
 	}
 	if res.ContentLength < 0 && res.ProtoMajor == 1 && len(res.TransferEncoding) == 0 && x.in.ProtoMajor == 1 {
 		// The end of such a body is the end of its connection, and can't be told
@@ -222,7 +227,7 @@ func (x *exchange) inform(code int, h textproto.MIMEHeader) error {
 	if x.passed++; x.passed > maxInformational {
 		return errors.New("too many informational responses")
 	}
-	cleanResponse(http.Header(h), x.proxy.cfg.OwnCookies)
+	x.proxy.filter.response(http.Header(h))
 	header := x.w.Header()
 	set := maps.Clone(header)
 	clear(header)
@@ -260,14 +265,14 @@ func (b *requestBody) Read(p []byte) (int, error) {
 // responseBody cleans the trailers, which are there once the body has ended.
 type responseBody struct {
 	io.ReadCloser
-	res *http.Response
-	own func(string) bool
+	res    *http.Response
+	filter *filter
 }
 
 func (b *responseBody) Read(p []byte) (int, error) {
 	n, err := b.ReadCloser.Read(p)
 	if err == io.EOF {
-		cleanResponse(b.res.Trailer, b.own)
+		b.filter.response(b.res.Trailer)
 	}
 	return n, err
 }

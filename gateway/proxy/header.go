@@ -1,11 +1,17 @@
 package proxy
 
-import "net/http"
+import (
+	"net/http"
+	"slices"
+)
+
+// foldBuffer is longer than any name that is known.
+type foldBuffer [64]byte
 
 // foldHeader writes name in lower case with "_" and "." as "-" to buf: servers
 // of the CGI line fold them, so "X_Forwarded_For" is "X-Forwarded-For" to them.
 // Of a longer name only the beginning is written.
-func foldHeader(buf *[40]byte, name string) []byte {
+func foldHeader(buf *foldBuffer, name string) []byte {
 	n := min(len(name), len(buf))
 	for i := range n {
 		c := name[i]
@@ -53,17 +59,28 @@ func hasPrefix(b []byte, prefix string) bool {
 	return len(b) >= len(prefix) && string(b[:len(prefix)]) == prefix
 }
 
-// cleanRequest removes from h what a client must not tell an upstream, and the
+// filter says what passes.
+type filter struct {
+	own      func(string) bool
+	identity []string // folded
+}
+
+// names reports whether a header is one of the route's identity headers.
+func (f *filter) names(folded []byte) bool {
+	return len(f.identity) > 0 && slices.Contains(f.identity, string(folded))
+}
+
+// request removes from h what a client must not tell an upstream, and the
 // gateway's cookies.
-func cleanRequest(h http.Header, own func(string) bool) {
-	var buf [40]byte
+func (f *filter) request(h http.Header) {
+	var buf foldBuffer
 	for name := range h {
-		if f := foldHeader(&buf, name); ours(f) || believed(f) {
+		if b := foldHeader(&buf, name); ours(b) || believed(b) || f.names(b) {
 			delete(h, name)
 		}
 	}
 	if lines := h["Cookie"]; lines != nil {
-		if lines = stripCookies(lines, own); len(lines) > 0 {
+		if lines = stripCookies(lines, f.own); len(lines) > 0 {
 			h["Cookie"] = lines
 		} else {
 			delete(h, "Cookie")
@@ -71,45 +88,55 @@ func cleanRequest(h http.Header, own func(string) bool) {
 	}
 }
 
-// cleanResponse removes from h what an upstream must not tell a browser in the
+// response removes from h what an upstream must not tell a browser in the
 // gateway's name: its cookies, the end of its origin's state, another way to
 // its host, and headers that only the gateway sets. It serves for the final
 // header, informational ones and trailers.
-func cleanResponse(h http.Header, own func(string) bool) {
-	var buf [40]byte
+func (f *filter) response(h http.Header) {
+	var buf foldBuffer
 	for name, lines := range h {
-		switch f := foldHeader(&buf, name); {
-		case string(f) == "set-cookie":
-			if lines = stripSetCookies(lines, own); len(lines) > 0 {
+		switch b := foldHeader(&buf, name); {
+		case string(b) == "set-cookie":
+			if lines = stripSetCookies(lines, f.own); len(lines) > 0 {
 				h[name] = lines
 			} else {
 				delete(h, name)
 			}
-		case ours(f), string(f) == "clear-site-data", string(f) == "alt-svc":
+		case ours(b), string(b) == "clear-site-data", string(b) == "alt-svc", f.names(b):
 			delete(h, name)
 		}
 	}
 }
 
-// allowedTrailer reports whether a request trailer of that name passes. An
-// upstream may merge trailers into headers, so what is no header of the
-// client's is no trailer of its either.
-func allowedTrailer(name string) bool {
-	var buf [40]byte
-	f := foldHeader(&buf, name)
-	switch string(f) {
+// trailer reports whether a request trailer of that name passes. An upstream
+// may merge trailers into headers, so what is no header of the client's is no
+// trailer of its either.
+func (f *filter) trailer(name string) bool {
+	var buf foldBuffer
+	b := foldHeader(&buf, name)
+	switch string(b) {
 	case "cookie", "host", "connection", "proxy-connection", "keep-alive", "te", "trailer", "transfer-encoding",
 		"content-length", "content-type", "content-encoding", "upgrade", "expect", "traceparent", "tracestate":
 		return false
 	}
-	return !ours(f) && !believed(f)
+	return !ours(b) && !believed(b) && !f.names(b)
+}
+
+// validValue reports whether v can be a header's value (RFC 9110 section 5.5).
+func validValue(v string) bool {
+	for i := range len(v) {
+		if c := v[i]; c < ' ' && c != '\t' || c == 0x7f {
+			return false
+		}
+	}
+	return v == "" || v[0] > ' ' && v[len(v)-1] > ' '
 }
 
 // NoStore makes a response one that no cache keeps, whatever the upstream
 // wished: browsers' and shared caches' rules alike (RFC 9111 section 5.2.2.5;
 // RFC 9213 targeted fields; the older ones of CDNs).
 func NoStore(h http.Header) {
-	var buf [40]byte
+	var buf foldBuffer
 	for name := range h {
 		switch f := foldHeader(&buf, name); string(f) {
 		case "cache-control", "expires", "pragma", "surrogate-control", "edge-control", "x-accel-expires":

@@ -130,6 +130,10 @@ type Config struct {
 	// ("cloakroom" for "__Host-Http-Cloakroom"), and should know both. Nil: the
 	// gateway has none.
 	OwnCookies func(name string) bool
+	// IdentityHeaders are names by which the route's upstream is told of the
+	// caller ([Call.Headers]). They are taken out of requests in every spelling
+	// that differs by case, "_" or ".", and out of responses.
+	IdentityHeaders []string
 	// Transport is shared by the routes; nil makes one for this route. For a
 	// WebSocket it must be, or wrap, an http.Transport: the tunnel needs the
 	// connection that httptrace tells of.
@@ -154,6 +158,10 @@ type Call struct {
 	Path string
 	// Bearer is for the upstream's Authorization; empty means none.
 	Bearer Bearer
+	// Headers are set beside those of the request, once all of these names are
+	// out. Their names must be among [Config.IdentityHeaders]; one whose value
+	// can't stand in a header (RFC 9110 section 5.5) is left out.
+	Headers []Header
 	// Traceparent is for the upstream; empty means [Traceparent] of the request.
 	Traceparent string
 	// Ended is closed when the session that the call is made for has ended.
@@ -163,11 +171,15 @@ type Call struct {
 	Ended <-chan struct{}
 }
 
+// Header is one field of a header.
+type Header struct{ Name, Value string }
+
 // Proxy forwards requests to one upstream. It is immutable and safe for
 // concurrent use.
 type Proxy struct {
 	cfg     Config
 	base    string // canonical, without its trailing slash
+	filter  filter
 	reverse httputil.ReverseProxy
 }
 
@@ -193,6 +205,11 @@ func New(cfg Config) (*Proxy, error) {
 		if c, err := CanonicalPath(cfg.StripPrefix); err != nil || c != cfg.StripPrefix {
 			return nil, fmt.Errorf("strip prefix %q is not a canonical path", cfg.StripPrefix)
 		}
+	}
+	p.filter.own = cfg.OwnCookies
+	for _, name := range cfg.IdentityHeaders {
+		var buf foldBuffer
+		p.filter.identity = append(p.filter.identity, string(foldHeader(&buf, name)))
 	}
 	if p.cfg.Timeout <= 0 {
 		p.cfg.Timeout = DefaultTimeout

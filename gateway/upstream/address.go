@@ -1,0 +1,137 @@
+package upstream
+
+import (
+	"log/slog"
+	"math/rand/v2"
+	"net/http"
+	"net/url"
+	"slices"
+	"sync"
+	"sync/atomic"
+	"time"
+)
+
+const (
+	// strikes is how many failures in a row it takes to leave an address out.
+	strikes = 3
+	// firstRest and longestRest are how long it is left out, at first and at
+	// most.
+	firstRest   = time.Second
+	longestRest = 30 * time.Second
+)
+
+// address is one place where the upstream is.
+type address struct {
+	o         *Options
+	url       *url.URL
+	transport *http.Transport // for what is not spoken by ourselves
+
+	underWay atomic.Int64 // requests
+	failing  atomic.Bool  // there is something to forget at the next success
+	restsTo  atomic.Int64 // Unix nanoseconds; 0: not left out
+
+	mu    sync.Mutex
+	fails int // in a row
+	rests int // since the last success
+}
+
+func newAddress(o *Options, u *url.URL) *address {
+	return &address{o: o, url: u, transport: newTransport(o)}
+}
+
+func (a *address) begin() { a.underWay.Add(1) }
+func (a *address) end()   { a.underWay.Add(-1) }
+
+// succeed notes an answer.
+func (a *address) succeed() {
+	if !a.failing.Load() {
+		return
+	}
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if a.rests > 0 && a.o.Log != nil {
+		a.o.Log.Info("an upstream's address is back", slog.String("address", a.url.Host))
+	}
+	a.fails, a.rests = 0, 0
+	a.failing.Store(false)
+	a.restsTo.Store(0)
+}
+
+// fail notes a request without an answer. An address that can't be connected to
+// needs no second look.
+func (a *address) fail(err error, unopened bool) {
+	a.o.Metrics.failed(a.url.Host, unopened)
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.failing.Store(true)
+	if a.fails++; unopened {
+		a.fails = max(a.fails, strikes)
+	}
+	now := time.Now()
+	if a.fails < strikes || now.UnixNano() < a.restsTo.Load() {
+		return
+	}
+	rest := min(firstRest<<min(a.rests, 10), longestRest)
+	a.rests++
+	a.restsTo.Store(now.Add(rest).UnixNano())
+	if len(a.o.Targets) > 1 {
+		a.o.Metrics.ejected(a.url.Host)
+		if a.o.Log != nil {
+			a.o.Log.Warn("an upstream's address is left out", slog.String("address", a.url.Host), slog.Duration("for", rest), slog.Any("err", err))
+		}
+	}
+}
+
+func (a *address) close() { a.transport.CloseIdleConnections() }
+
+// pick returns the address for the next attempt: of those that were not tried
+// and are not left out, the better of two; if all are left out, the one that is
+// back first.
+func (p *Pool) pick(tried []*address) *address {
+	if len(p.addresses) == 1 {
+		return p.addresses[0]
+	}
+	now := time.Now().UnixNano()
+	var first, second, soonest *address
+	seen := 0
+	for _, a := range p.addresses {
+		if slices.Contains(tried, a) {
+			continue
+		}
+		to := a.restsTo.Load()
+		if soonest == nil || to < soonest.restsTo.Load() {
+			soonest = a
+		}
+		if to > now {
+			continue
+		}
+		// Two of a list whose length is not known beforehand, each with the same
+		// chance.
+		switch seen++; {
+		case first == nil:
+			first = a
+		case second == nil:
+			second = a
+		default:
+			switch rand.IntN(seen) {
+			case 0:
+				first = a
+			case 1:
+				second = a
+			}
+		}
+	}
+	switch {
+	case first == nil && soonest == nil:
+		return p.addresses[rand.IntN(len(p.addresses))]
+	case first == nil:
+		return soonest
+	case second == nil:
+		return first
+	}
+	l, r := first.underWay.Load(), second.underWay.Load()
+	if r < l || r == l && rand.IntN(2) == 0 {
+		return second
+	}
+	return first
+}

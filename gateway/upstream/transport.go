@@ -1,0 +1,123 @@
+package upstream
+
+import (
+	"context"
+	"crypto/tls"
+	"errors"
+	"io"
+	"net"
+	"net/http"
+	"time"
+)
+
+// maxHead is far above any upstream's response header that a browser would
+// take, and far below net/http's 10 MiB.
+const maxHead = 256 << 10
+
+// newTransport returns net/http's client: bodies are left as they are coded;
+// the environment's proxy settings are not looked at; redirects are not its
+// business.
+func newTransport(o *Options) *http.Transport {
+	cfg := o.TLS
+	if cfg == nil {
+		cfg = &tls.Config{MinVersion: tls.VersionTLS12}
+	}
+	t := &http.Transport{
+		DialContext:            (&net.Dialer{Timeout: o.DialTimeout, KeepAlive: 30 * time.Second}).DialContext,
+		TLSClientConfig:        cfg,
+		TLSHandshakeTimeout:    o.DialTimeout,
+		MaxConnsPerHost:        o.MaxConns,
+		MaxIdleConnsPerHost:    o.MaxIdleConns,
+		IdleConnTimeout:        o.IdleTimeout,
+		ExpectContinueTimeout:  continueTimeout,
+		DisableCompression:     true,
+		MaxResponseHeaderBytes: maxHead,
+		Protocols:              new(http.Protocols),
+	}
+	switch o.Protocol {
+	case protocolH2C:
+		t.Protocols.SetUnencryptedHTTP2(true)
+	case protocolHTTP1:
+		t.Protocols.SetHTTP1(true)
+	default:
+		t.Protocols.SetHTTP1(true)
+		t.Protocols.SetHTTP2(true)
+	}
+	return t
+}
+
+// continueTimeout is how long a body waits for the 100 that was asked for.
+const continueTimeout = time.Second
+
+// roundTrip tries addresses until one can be connected to.
+func (p *Pool) roundTrip(r *http.Request) (*http.Response, error) {
+	body := r.Body
+	var tried []*address
+	for {
+		a := p.pick(tried)
+		out := new(http.Request)
+		*out = *r
+		u := *r.URL
+		u.Scheme, u.Host = a.url.Scheme, a.url.Host
+		out.URL = &u
+		if body != nil && body != http.NoBody {
+			out.Body = keptOpen{body} // net/http closes it with any error
+		}
+		a.begin()
+		res, err := a.transport.RoundTrip(out)
+		if err == nil {
+			a.succeed()
+			res.Request = r
+			res.Body = endOf(res.Body, a)
+			return res, nil
+		}
+		a.end()
+		unopened := isDial(err)
+		if r.Context().Err() == nil {
+			a.fail(err, unopened)
+			if tried = append(tried, a); unopened && len(tried) < len(p.addresses) {
+				continue
+			}
+		}
+		if body != nil {
+			body.Close()
+		}
+		return nil, err
+	}
+}
+
+// isDial reports whether err means that no connection was opened.
+func isDial(err error) bool {
+	op, ok := errors.AsType[*net.OpError](err)
+	return ok && op.Op == "dial" && !errors.Is(err, context.Canceled)
+}
+
+type keptOpen struct{ io.Reader }
+
+func (keptOpen) Close() error { return nil }
+
+// endOf counts the request as under way until its body is closed. A body that
+// can be written to, that of a 101, stays one.
+func endOf(body io.ReadCloser, a *address) io.ReadCloser {
+	counted := &countedBody{ReadCloser: body, a: a}
+	if w, ok := body.(io.ReadWriteCloser); ok {
+		return &struct {
+			*countedBody
+			io.Writer
+		}{counted, w}
+	}
+	return counted
+}
+
+type countedBody struct {
+	io.ReadCloser
+	a *address
+}
+
+func (b *countedBody) Close() error {
+	if a := b.a; a != nil {
+		b.a = nil
+		a.end()
+	}
+	return b.ReadCloser.Close()
+}

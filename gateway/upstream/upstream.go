@@ -1,0 +1,116 @@
+// Package upstream keeps the connections to one upstream, at one or several
+// addresses, and knows neither sessions nor routes.
+//
+//	pool, err := upstream.New(upstream.Options{Targets: addresses})
+//	res, err := pool.RoundTrip(r) // to the better of two addresses
+//
+// # Addresses
+//
+// Of two addresses drawn at random, the one with fewer requests under way gets
+// the next. One that can't be connected to, or that resets or lets run out
+// three requests in a row, is left out for a second, then two, four, up to 30;
+// never the last one. A connection that can't be opened costs nobody an answer
+// while another address is left: nothing was sent, so any request may go there.
+package upstream
+
+import (
+	"crypto/tls"
+	"errors"
+	"log/slog"
+	"net/http"
+	"net/url"
+	"time"
+)
+
+// Protocols of [Options].
+const (
+	protocolHTTP1 = "http1"
+	protocolH2C   = "h2c"
+)
+
+// Options say where an upstream is and how it is spoken to.
+type Options struct {
+	// Targets are the upstream's addresses: http or https, the same for all,
+	// and a host each. Paths are not looked at.
+	Targets []*url.URL
+	// Protocol is "" for HTTP/1.1, and HTTP/2 where TLS agrees on it; "http1"
+	// for HTTP/1.1 alone; "h2c" for HTTP/2 without TLS.
+	Protocol string
+	// TLS holds roots, client certificates, a server's name. Nil: the system's
+	// roots and TLS 1.2 or newer.
+	TLS *tls.Config
+	// MaxConns is how many connections one address may have: a request that
+	// finds them all busy waits. 0: no limit.
+	MaxConns int
+	// MaxIdleConns is how many unused connections to one address are kept.
+	// 0: 256.
+	MaxIdleConns int
+	// DialTimeout bounds the connection and, once more, the TLS handshake.
+	// 0: 5 s.
+	DialTimeout time.Duration
+	// IdleTimeout is how long an unused connection is kept. 0: 60 s.
+	IdleTimeout time.Duration
+	// Log is told of addresses that are left out and come back. Nil: nothing
+	// is logged.
+	Log *slog.Logger
+	// Metrics is made once for all pools of a process; nil: none.
+	Metrics *Metrics
+}
+
+// Pool is the way to one upstream. It is safe for concurrent use.
+type Pool struct {
+	o         Options
+	addresses []*address
+}
+
+// New returns a pool. Unusable options are an error; nothing is connected to
+// before the first request.
+func New(o Options) (*Pool, error) {
+	if len(o.Targets) == 0 {
+		return nil, errors.New("upstream: no address")
+	}
+	scheme := ""
+	for _, t := range o.Targets {
+		switch {
+		case t == nil || t.Scheme != "http" && t.Scheme != "https" || t.Hostname() == "" || t.Opaque != "" || t.User != nil:
+			return nil, errors.New("upstream: want http(s)://host[:port]")
+		case scheme != "" && t.Scheme != scheme:
+			return nil, errors.New("upstream: http and https addresses are mixed")
+		}
+		scheme = t.Scheme
+	}
+	switch {
+	case o.Protocol != "" && o.Protocol != protocolHTTP1 && o.Protocol != protocolH2C:
+		return nil, errors.New("upstream: the protocol is \"\", http1 or h2c")
+	case o.Protocol == protocolH2C && scheme == "https":
+		return nil, errors.New("upstream: h2c is HTTP/2 without TLS")
+	}
+	if o.MaxIdleConns <= 0 {
+		o.MaxIdleConns = 256
+	}
+	if o.DialTimeout <= 0 {
+		o.DialTimeout = 5 * time.Second
+	}
+	if o.IdleTimeout <= 0 {
+		o.IdleTimeout = 60 * time.Second
+	}
+	p := &Pool{o: o}
+	for _, t := range o.Targets {
+		p.addresses = append(p.addresses, newAddress(&p.o, t))
+	}
+	return p, nil
+}
+
+// RoundTrip sends r to one of the addresses, whatever host its URL names, with
+// that address as its Host unless r has its own. See [http.RoundTripper].
+func (p *Pool) RoundTrip(r *http.Request) (*http.Response, error) {
+	return p.roundTrip(r)
+}
+
+// Close closes the connections that are idle, and each other one when its
+// request is over. The pool may still be used, without keeping connections.
+func (p *Pool) Close() {
+	for _, a := range p.addresses {
+		a.close()
+	}
+}
