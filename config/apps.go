@@ -59,6 +59,7 @@ func (l *loader) app(o *object) App {
 		}
 	}
 	a.Origin = origin(o.get("origin"))
+	a.HSTS = hsts(o.get("hsts"), a.Origin)
 
 	a.UserClaims = []string{"sub", "name", "email", "picture"}
 	if v := o.get("user_claims"); v.set() {
@@ -100,6 +101,24 @@ func origin(v value) *url.URL {
 		return u
 	}
 	return nil
+}
+
+// hsts is a year unless told otherwise: less is no protection for who comes
+// rarely (ASVS 3.4.1).
+func hsts(v value, origin *url.URL) HSTS {
+	o := v.object()
+	defer o.done()
+	h := HSTS{
+		MaxAge:            o.get("max_age").duration(365*24*time.Hour, 0, 2*366*24*time.Hour),
+		IncludeSubdomains: o.get("include_subdomains").boolean(false),
+	}
+	if origin != nil && origin.Scheme != "https" {
+		if v.set() {
+			v.problem("is for an https origin: browsers ignore it over http")
+		}
+		return HSTS{}
+	}
+	return h
 }
 
 var hostName = regexp.MustCompile(`^([a-z0-9]([a-z0-9-]*[a-z0-9])?\.)*[a-z0-9]([a-z0-9-]*[a-z0-9])?$`)

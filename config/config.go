@@ -41,10 +41,11 @@ type Config struct {
 	Limits         Limits
 	Redis          Redis
 	// Keys are the server keys: the first writes, all are read.
-	Keys  []Key
-	Admin Admin
-	Log   Log
-	Apps  []App
+	Keys    []Key
+	Admin   Admin
+	Log     Log
+	Tracing Tracing
+	Apps    []App
 
 	warnings []Problem
 	file     string
@@ -95,6 +96,13 @@ type Admin struct {
 type Log struct {
 	Level  slog.Level
 	Format string // "json" or "text"
+	Access bool   // a line a request at level info
+}
+
+// Tracing says where spans go.
+type Tracing struct {
+	Endpoint    *url.URL // OTLP over HTTP; nil: nothing is traced
+	SampleRatio float64  // of requests, from 0 to 1
 }
 
 // App is one single-page app.
@@ -105,9 +113,17 @@ type App struct {
 	Provider Provider
 	Session  Session
 	Token    Token
+	// HSTS is for browsers (RFC 6797); zero unless Origin is https.
+	HSTS HSTS
 	// UserClaims are the claims that /bff/user shows.
 	UserClaims []string
 	Routes     []Route
+}
+
+// HSTS says for how long browsers reach the app's host by https alone.
+type HSTS struct {
+	MaxAge            time.Duration // 0: the header is not sent
+	IncludeSubdomains bool
 }
 
 // Provider is the app's registration at its identity provider.
@@ -166,15 +182,22 @@ type Token struct {
 // Upstream and Files is set.
 type Route struct {
 	Path        string // begins with "/"; matches whole segments
-	Upstream    *url.URL
-	Files       string        // a directory, absolute
-	StripPrefix string        // empty: nothing
-	Timeout     time.Duration // zero with Files
-	Kind        string        // "api" or "page"
-	Auth        string        // "required", "optional" or "none"
-	Token       string        // "session" or "none"
-	Methods     []string      // empty: all
-	Accept      []string      // of "cookie" and "bearer"; empty where Auth is "none"
+	Upstream    *Upstream
+	Files       string // a directory, absolute
+	StripPrefix string // empty: nothing
+	// Of an Upstream alone: how long until its answer begins; how long until it
+	// has ended, 0: any time; how many requests at once, 0: any number.
+	Timeout       time.Duration
+	Deadline      time.Duration
+	MaxConcurrent int
+	MaxBody       int64 // of a request, in bytes; 0: any size
+	// Headers are made from claims, for an Upstream.
+	Headers []Header
+	Kind    string   // "api" or "page"
+	Auth    string   // "required", "optional" or "none"
+	Token   string   // "session" or "none"
+	Methods []string // empty: all
+	Accept  []string // of "cookie" and "bearer"; empty where Auth is "none"
 	// Require are claims, and the values of which each must have one.
 	Require map[string][]string
 }

@@ -313,6 +313,43 @@ func (v value) integer(def, least, most int) int {
 	return n
 }
 
+var ratioText = regexp.MustCompile(`^(0(\.[0-9]{1,9})?|1(\.0{1,9})?)$`)
+
+func (v value) ratio(def float64) float64 {
+	s, ok := v.text()
+	if !ok {
+		return def
+	}
+	if !ratioText.MatchString(s) {
+		v.problem("must be a number from 0 to 1 such as 0.05")
+		return def
+	}
+	f, _ := strconv.ParseFloat(s, 64)
+	return f
+}
+
+var sizeText = regexp.MustCompile(`^(0|[1-9][0-9]{0,15})(KiB|MiB|GiB)?$`)
+
+// size is a number of bytes.
+func (v value) size(def, least, most int64) int64 {
+	s, ok := v.text()
+	if !ok {
+		return def
+	}
+	m := sizeText.FindStringSubmatch(s)
+	if m == nil {
+		v.problem("must be a number of bytes such as 65536, 512KiB, 10MiB or 1GiB")
+		return def
+	}
+	n, _ := strconv.ParseInt(m[1], 10, 64)
+	unit := map[string]int64{"": 1, "KiB": 1 << 10, "MiB": 1 << 20, "GiB": 1 << 30}[m[2]]
+	if n < least || n > most/unit {
+		v.problem("must be from %d to %d bytes", least, most)
+		return def
+	}
+	return n * unit
+}
+
 var durationText = regexp.MustCompile(`^([0-9]+(\.[0-9]+)?(ms|s|m|h))+$`)
 
 func (v value) duration(def, least, most time.Duration) time.Duration {

@@ -5,6 +5,7 @@ import (
 	"crypto/x509"
 	"net"
 	"net/netip"
+	"net/url"
 	"path/filepath"
 	"regexp"
 	"strconv"
@@ -43,11 +44,45 @@ func (l *loader) config(c *Config, root value) {
 	c.Log.Format = log.get("format").choice("json", "json", "text")
 	// The names are slog's own.
 	_ = c.Log.Level.UnmarshalText([]byte(log.get("level").choice("info", "debug", "info", "warn", "error")))
+	c.Log.Access = log.get("access").boolean(false)
 	log.done()
+
+	c.Tracing = l.tracing(top.get("tracing").object())
 
 	c.Apps = l.apps(top.get("apps"))
 	top.done()
 	l.reused()
+}
+
+// tracing reads where spans go; nothing is traced without it.
+func (l *loader) tracing(o *object) Tracing {
+	defer o.done()
+	t := Tracing{SampleRatio: o.get("sample_ratio").ratio(0.1)}
+	endpoint := o.get("otlp_endpoint")
+	s, ok := endpoint.text()
+	if !ok || s == "" {
+		if o.get("sample_ratio").set() {
+			o.get("sample_ratio").problem("has no effect without otlp_endpoint")
+		}
+		return t
+	}
+	u, err := url.Parse(s)
+	switch {
+	case err != nil || u.Opaque != "" || u.Hostname() == "" || (u.Scheme != "http" && u.Scheme != "https"):
+		endpoint.problem("must be an http or https URL")
+	case u.User != nil:
+		endpoint.problem("must hold no user and no password")
+	case strings.ContainsAny(s, "?#"):
+		endpoint.problem("must have no query and no fragment")
+	case !validPort(u.Port()):
+		endpoint.problem("must have a port number of at most 65535")
+	default:
+		if u.Path == "" || u.Path == "/" {
+			u.Path = "/v1/traces" // the exporter's own, where only a host is named
+		}
+		t.Endpoint = u
+	}
+	return t
 }
 
 func (l *loader) version(v value) {

@@ -1,7 +1,6 @@
 package config
 
 import (
-	"net/url"
 	"os"
 	"regexp"
 	"slices"
@@ -42,7 +41,8 @@ func (l *loader) route(o *object) Route {
 	var r Route
 	r.Path = routePath(o.get("path"))
 	upstream, files := o.get("upstream"), o.get("files")
-	timeout, token := o.get("timeout"), o.get("token")
+	timeout, token, connection := o.get("timeout"), o.get("token"), o.get("connection")
+	deadline, concurrent, headersOf := o.get("deadline"), o.get("max_concurrent"), o.get("headers")
 	switch {
 	case upstream.set() && files.set():
 		files.problem("can't stand beside upstream: a route leads to one of them")
@@ -59,13 +59,29 @@ func (l *loader) route(o *object) Route {
 		} else if !info.IsDir() {
 			files.problem("is not a directory")
 		}
-		if timeout.set() {
-			timeout.problem("is for an upstream; files have none")
+		for _, v := range []value{timeout, deadline, concurrent} {
+			if v.set() {
+				v.problem("is for an upstream; files have none")
+			}
+		}
+		for _, v := range []value{connection, headersOf} {
+			if v.set() {
+				v.problem("is for an upstream")
+			}
 		}
 	} else {
-		r.Upstream = upstreamURL(upstream)
+		r.Upstream = l.upstream(upstream, connection)
 		r.Timeout = timeout.duration(30*time.Second, 100*time.Millisecond, time.Hour)
+		r.Deadline = deadline.duration(0, time.Second, 24*time.Hour)
+		if r.Deadline != 0 && r.Deadline < r.Timeout {
+			if timeout.set() {
+				deadline.problem("must not be shorter than timeout")
+			}
+			r.Timeout = r.Deadline
+		}
+		r.MaxConcurrent = concurrent.integer(0, 1, 1_000_000)
 	}
+	r.MaxBody = o.get("max_body").size(0, 1, 1<<40)
 	r.Kind = o.get("kind").choice(kind, "api", "page")
 	r.Auth = o.get("auth").choice(auth, "required", "optional", "none")
 	if r.Auth == "none" {
@@ -77,6 +93,9 @@ func (l *loader) route(o *object) Route {
 		token.problem("must be none: files take no token")
 	case r.Token == "session" && r.Auth == "none":
 		token.problem("must be none where auth is none")
+	}
+	if !files.set() {
+		r.Headers = headers(headersOf, r.Auth)
 	}
 	r.Accept = accept(o.get("accept"), r.Auth)
 	r.Require = requirements(o.get("require"), r.Auth)
@@ -119,32 +138,6 @@ func stripPrefix(v value, path string) string {
 		return s
 	}
 	return ""
-}
-
-func upstreamURL(v value) *url.URL {
-	if !v.set() {
-		return nil
-	}
-	s, ok := v.needed()
-	if !ok {
-		return nil
-	}
-	u, err := url.Parse(s)
-	switch {
-	case err != nil || u.Opaque != "" || u.Hostname() == "" || (u.Scheme != "http" && u.Scheme != "https"):
-		v.problem("must be an http or https URL")
-	case u.User != nil:
-		v.problem("must hold no user and no password")
-	case strings.ContainsAny(s, "?#"):
-		v.problem("must have no query and no fragment")
-	case notCanonical.MatchString(u.EscapedPath()):
-		v.problem("must have a plain path: no empty or dot segments, no escapes")
-	case strings.HasSuffix(u.Host, ":") || !validPort(u.Port()) || !validHost(strings.ReplaceAll(strings.ToLower(u.Hostname()), "_", "-")):
-		v.problem("must name one host, and a port of at most 65535 if any")
-	default:
-		return u
-	}
-	return nil
 }
 
 // knownMethods are those of RFC 9110, PATCH (RFC 5789) and WebDAV's frequent

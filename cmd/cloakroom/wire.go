@@ -188,7 +188,7 @@ func newRoute(cfg *config.Config, a config.App, r config.Route, upstreams http.R
 		return out, err
 	}
 	out.Upstream, err = proxy.New(proxy.Config{
-		Target:         r.Upstream,
+		Target:         r.Upstream.Targets[0],
 		StripPrefix:    r.StripPrefix,
 		Timeout:        r.Timeout,
 		PublicScheme:   a.Origin.Scheme,
