@@ -174,7 +174,7 @@ func (b *Browser) send(req Request, u *url.URL, h http.Header, site string) (*Re
 	if own {
 		on := req.On
 		if on == nil {
-			on = b.w.Gateways[b.turn%len(b.w.Gateways)]
+			on = b.w.turn(b.turn)
 			b.turn++
 		}
 		target.Scheme, target.Host = "http", on.Public

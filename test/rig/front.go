@@ -23,7 +23,7 @@ func NewFront(t testing.TB) *Front {
 	proxy := &httputil.ReverseProxy{Rewrite: func(r *httputil.ProxyRequest) {
 		w := f.world.Load()
 		r.Out.URL.Scheme = "http"
-		r.Out.URL.Host = w.Gateways[int(f.turn.Add(1))%len(w.Gateways)].Public
+		r.Out.URL.Host = w.turn(int(f.turn.Add(1))).Public
 		r.Out.Host = w.host()
 	}}
 	f.Server = httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {

@@ -10,6 +10,7 @@ import (
 	"net/url"
 	"os/exec"
 	"regexp"
+	"slices"
 	"strings"
 	"sync"
 	"syscall"
@@ -36,12 +37,14 @@ type World struct {
 	Redis    *storetest.Server
 	Upstream *Upstream
 	Config   Config
-	Gateways []*Gateway
-	Binary   string // what [World.Start] runs; default: the built cloakroom
+	Gateways []*Gateway // while browsers are busy, change it by [World.Roll] alone
+	Binary   string     // what [World.Start] runs; default: the built cloakroom
+	Env      []string   // further settings of what [World.Start] runs
 
 	mu      sync.Mutex
 	secrets map[string]string // value to what it is; guarded by mu
 	outputs []*Process        // guarded by mu
+	rolling sync.RWMutex      // guards Gateways against Roll
 }
 
 // Setup says what a World is made of.
@@ -131,12 +134,41 @@ type Gateway struct {
 // Start starts one more replica and waits until it listens.
 func (w *World) Start() *Gateway {
 	w.t.Helper()
+	g := w.start()
+	w.Gateways = append(w.Gateways, g)
+	return g
+}
+
+// Roll replaces a replica as a rolling deploy does: another is started, gets the
+// requests when it is ready, and the old one is told to end. It returns the old
+// one's exit code.
+func (w *World) Roll(i int) int {
+	w.t.Helper()
+	g := w.start()
+	g.WaitReady()
+	w.rolling.Lock()
+	old := w.Gateways[i]
+	w.Gateways = slices.Clone(w.Gateways)
+	w.Gateways[i] = g
+	w.rolling.Unlock()
+	return old.Terminate()
+}
+
+// turn is the replica whose turn it is.
+func (w *World) turn(n int) *Gateway {
+	w.rolling.RLock()
+	defer w.rolling.RUnlock()
+	return w.Gateways[n%len(w.Gateways)]
+}
+
+func (w *World) start() *Gateway {
+	w.t.Helper()
 	program := w.Binary
 	if program == "" {
 		program = binary
 	}
 	cmd := exec.Command(program, "serve", "--config", w.Config.Write(w.t))
-	cmd.Env = environ()
+	cmd.Env = append(environ(), w.Env...)
 	g := &Gateway{Process: Start(w.t, cmd), w: w}
 	w.mu.Lock()
 	w.outputs = append(w.outputs, g.Process)
@@ -157,7 +189,6 @@ func (w *World) Start() *Gateway {
 		}
 		return g.Public != "" && g.Admin != ""
 	})
-	w.Gateways = append(w.Gateways, g)
 	return g
 }
 
