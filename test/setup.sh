@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Installs what the tests need and a fresh machine lacks: redis-server,
+# Installs what the tests need and a fresh machine lacks: redis-server, nginx,
 # Chromium (Debian and its kin, as root or with sudo) and npm's oidc-provider.
 # It says what it does, and fails if something is still missing at the end.
 set -euo pipefail
@@ -7,6 +7,7 @@ cd "$(dirname "$0")"
 
 packages=()
 command -v redis-server >/dev/null && command -v redis-cli >/dev/null || packages+=(redis-server)
+command -v nginx >/dev/null || [[ -x /usr/sbin/nginx ]] || packages+=(nginx-light)
 command -v chromium >/dev/null || command -v chromium-browser >/dev/null || command -v google-chrome >/dev/null || packages+=(chromium)
 
 if ((${#packages[@]})); then
@@ -19,7 +20,7 @@ if ((${#packages[@]})); then
 		exit 1
 	fi
 	echo "setup: apt-get install ${packages[*]}"
-	# The tests start a Redis of their own each: Debian's service shall not run.
+	# The tests start what they need themselves: Debian's services shall not run.
 	policy=/usr/sbin/policy-rc.d
 	if [[ ! -e $policy ]]; then
 		printf '#!/bin/sh\nexit 101\n' | "${root[@]}" tee "$policy" >/dev/null
