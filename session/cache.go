@@ -128,6 +128,12 @@ func (c *cache) newest(sid SID, generation uint64) bool {
 	return !ok || !n.ended && n.generation <= generation
 }
 
+// heardEnd reports whether the session's end was heard lately.
+func (c *cache) heardEnd(sid SID) bool {
+	n, _ := c.news.GetIfPresent(sid)
+	return n.ended
+}
+
 // seen remembers when sessions were last seen: what is known to be written, so
 // that a plain read may do, and what could not be written, since time in which
 // the gateway could not write is not idle time.

@@ -159,7 +159,7 @@ func (e *exchange) rejected(ctx context.Context, cause string) error {
 	if e.record.Unknowns > 0 {
 		cause = "answer_unknown"
 	}
-	e.k.ended(e.app, e.view.SID, ReasonRefreshRejected, slog.String("cause", cause))
+	e.k.ended(e.app, e.view.SID, ReasonRefreshRejected, store.Lock{}, slog.String("cause", cause))
 	return &EndedError{Reason: ReasonRefreshRejected}
 }
 
@@ -201,7 +201,7 @@ func (e *exchange) commit(ctx context.Context, r Refreshed, sent bool) (*view, e
 		return nil, k.alarm(app, v.SID, "box")
 	}
 	_, key := k.keys.first()
-	inPlace := store.Change{Kind: store.InPlace, Version: v.version, Attempt: e.attempt, Sent: sent, Key: key}
+	inPlace := store.Change{Kind: store.InPlace, Version: v.version, Attempt: e.attempt, Sent: sent, Key: key, Settle: app.settle()}
 	change, ticket := inPlace, v.ticket
 	if v.current && e.record.Confirmed && len(e.predecessors) < store.MaxPredecessors {
 		if next, c, err := k.succession(app, v.ticket, e.record.Generation, e.predecessors, inPlace); err == nil {
@@ -230,6 +230,7 @@ func (e *exchange) commit(ctx context.Context, r Refreshed, sent bool) (*view, e
 		}
 		switch answer.Result {
 		case store.OK:
+			k.changed(v.SID, change)
 			// The end of a whole app is in no record, so this commit has not found it.
 			notBefore, err := k.store.NotBefore(ctx, appID(app.Name))
 			if err != nil {
@@ -375,6 +376,7 @@ func (k *Keeper) reissue(ctx context.Context, app *App, v *view, shown Ticket) (
 	}
 	switch answer.Result {
 	case store.OK:
+		k.changed(v.SID, change)
 	case store.Sending:
 		return false, nil // served, without a cookie
 	default:

@@ -86,8 +86,8 @@ func (r *Keyring) indexes(app string, w Whose) []store.Index {
 
 // register makes a new session known to those who may end it, and then asks
 // whether it has been ended already: whoever ends later finds it, whoever ended
-// before is found.
-func (k *Keeper) register(ctx context.Context, app *App, s *Session, l Login) error {
+// before is found. It returns the indexes that the session is in.
+func (k *Keeper) register(ctx context.Context, app *App, s *Session, l Login) ([]store.Index, error) {
 	user := k.keys.indexes(app.Name, Whose{Issuer: l.Issuer, Subject: l.Subject})
 	write, ask := []store.Index{user[0]}, user
 	if l.ProviderSession != "" {
@@ -95,26 +95,28 @@ func (k *Keeper) register(ctx context.Context, app *App, s *Session, l Login) er
 		write, ask = append(write, own[0]), append(ask[:len(ask):len(ask)], own...)
 	}
 	if err := k.store.Indexed(ctx, s.SID, s.ExpiresAt, write...); err != nil {
-		return k.unavailable(ctx, err)
+		return nil, k.unavailable(ctx, err)
 	}
 	standings, err := k.store.Standings(ctx, ask...)
 	if err != nil {
-		return k.unavailable(ctx, err)
+		return nil, k.unavailable(ctx, err)
 	}
 	for i, standing := range standings {
 		if i < len(user) && standing.Locked {
-			return &EndedError{Reason: ReasonRevoked, Locked: true}
+			return nil, &EndedError{Reason: ReasonRevoked, Locked: true}
 		}
 		// A logout by sid is about that one session at the provider, whenever its
 		// ID token was issued; one by subject only about those before it.
 		if !standing.NoticeAt.IsZero() && (i >= len(user) || l.IssuedAt.UnixMilli() <= standing.NoticeAt.UnixMilli()) {
-			return &EndedError{Reason: ReasonProviderLogout}
+			return nil, &EndedError{Reason: ReasonProviderLogout}
 		}
 	}
 	if app.MaxPerUser > 0 {
-		return k.limit(ctx, app, s.SID, Whose{Issuer: l.Issuer, Subject: l.Subject})
+		if err := k.limit(ctx, app, s.SID, Whose{Issuer: l.Issuer, Subject: l.Subject}); err != nil {
+			return nil, err
+		}
 	}
-	return nil
+	return write, nil
 }
 
 // limit ends a user's oldest sessions over the app's limit, never the new one.
@@ -225,6 +227,7 @@ func (k *Keeper) EndBy(ctx context.Context, app *App, w Whose, how Ending) (ende
 				if err := k.store.LockNew(ctx, i, ttl); err != nil {
 					return 0, k.unavailable(ctx, err)
 				}
+				k.lockedOut(i, ttl)
 			}
 		}
 	}
@@ -232,6 +235,7 @@ func (k *Keeper) EndBy(ctx context.Context, app *App, w Whose, how Ending) (ende
 		if err := k.store.Notice(ctx, indexes[0], how.Notice, noticeLife); err != nil {
 			return 0, k.unavailable(ctx, err)
 		}
+		k.noticed(indexes[0], how.Notice)
 	}
 	sids, err := k.store.Sessions(ctx, indexes...)
 	if err != nil {
@@ -307,6 +311,9 @@ func (k *Keeper) Unlock(ctx context.Context, app *App, w Whose) error {
 	indexes := k.keys.indexes(app.Name, w)
 	if err := k.store.UnlockNew(ctx, indexes...); err != nil {
 		return k.unavailable(ctx, err)
+	}
+	for _, i := range indexes {
+		k.journal.revoke(SID(i))
 	}
 	sids, err := k.store.Sessions(ctx, indexes...)
 	if err != nil {

@@ -50,6 +50,7 @@ type Keeper struct {
 	ends    *ends
 	owners  *owners
 	watches *watches
+	journal *journal
 
 	mu      sync.Mutex // guards flights and quiet
 	flights map[SID]*flight
@@ -84,6 +85,7 @@ func New(st *store.Store, keys *Keyring, opts Options) *Keeper {
 		ends:    newEnds(),
 		owners:  newOwners(),
 		watches: newWatches(),
+		journal: newJournal(),
 		flights: map[SID]*flight{},
 		quiet:   map[string]time.Time{},
 		looked: otter.Must(&otter.Options[SID, look]{
@@ -96,12 +98,14 @@ func New(st *store.Store, keys *Keyring, opts Options) *Keeper {
 // Run listens to the other replicas until ctx is done. Without it nothing is
 // cached.
 func (k *Keeper) Run(ctx context.Context) {
-	var sweeping sync.WaitGroup
-	defer sweeping.Wait()
-	sweeping.Go(func() { k.sweep(ctx) })
+	var working sync.WaitGroup
+	defer working.Wait()
+	working.Go(func() { k.sweep(ctx) })
+	working.Go(func() { k.repeat(ctx) })
 	k.store.Run(ctx, func(e store.Event) {
 		k.cache.hear(e, k.now())
 		if e.Ended {
+			k.journal.revoke(e.SID)
 			k.over(e.SID, errOver)
 		}
 		k.wake(e.SID)
@@ -186,11 +190,13 @@ func (k *Keeper) Begin(ctx context.Context, app *App, l Login) (Ticket, error) {
 	if err := k.store.Begin(ctx, t.SID, record); err != nil {
 		return Ticket{}, k.unavailable(ctx, err)
 	}
-	if err := k.register(ctx, app, s, l); err != nil {
+	indexes, err := k.register(ctx, app, s, l)
+	if err != nil {
 		// Nobody holds the ticket; the record must not stay behind it.
 		k.End(context.WithoutCancel(ctx), app, t.SID, ReasonRevoked)
 		return Ticket{}, err
 	}
+	k.begun(t.SID, record, indexes)
 	k.seen.written.Set(t.SID, now)
 	k.metrics.begun.WithLabelValues(app.Name).Inc()
 	k.audit("session begun", app, t.SID, slog.Uint64("generation", t.Generation))
@@ -213,7 +219,7 @@ func (k *Keeper) end(ctx context.Context, app *App, sid SID, reason Reason, lock
 	}
 	switch answer.Result {
 	case store.OK:
-		k.ended(app, sid, reason)
+		k.ended(app, sid, reason, lock)
 		return true, nil
 	case store.Ended:
 		k.cache.hear(store.Event{SID: sid, Ended: true}, k.now())
@@ -230,7 +236,8 @@ func (k *Keeper) MayHandOut(h *Handout) bool {
 }
 
 // ended notes an end that this replica made.
-func (k *Keeper) ended(app *App, sid SID, reason Reason, more ...slog.Attr) {
+func (k *Keeper) ended(app *App, sid SID, reason Reason, lock store.Lock, more ...slog.Attr) {
+	k.buried(app, sid, reason, lock)
 	k.cache.hear(store.Event{SID: sid, Ended: true}, k.now())
 	k.over(sid, &EndedError{Reason: reason})
 	k.metrics.ended.WithLabelValues(app.Name, string(reason)).Inc()

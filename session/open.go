@@ -362,7 +362,7 @@ func (k *Keeper) outlived(ctx context.Context, app *App, sid SID, version uint64
 		k.forget(sid)
 		return errMoved
 	}
-	k.ended(app, sid, ReasonRefreshRejected, slog.String("cause", "refresh_token_expired"))
+	k.ended(app, sid, ReasonRefreshRejected, store.Lock{}, slog.String("cause", "refresh_token_expired"))
 	return &EndedError{Reason: ReasonRefreshRejected}
 }
 
@@ -382,7 +382,7 @@ func (k *Keeper) refuse(ctx context.Context, app *App, t Ticket, need Need, answ
 	case store.Ended, store.Expired:
 		ended := &EndedError{Reason: reasonOf(answer.Record.Reason), Locked: k.locked(answer.Record)}
 		if answer.Result == store.Expired {
-			k.ended(app, t.SID, ended.Reason)
+			k.ended(app, t.SID, ended.Reason, store.Lock{})
 		}
 		// An end is final, so it may be remembered. A lock may be lifted.
 		if !ended.Locked {

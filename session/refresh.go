@@ -282,7 +282,7 @@ func (k *Keeper) look(ctx context.Context, app *App, v *view) error {
 			return k.unavailable(ctx, err)
 		}
 		if answer.Result == store.OK {
-			k.ended(app, v.SID, ReasonRefreshRejected, slog.String("cause", "answer_unknown"))
+			k.ended(app, v.SID, ReasonRefreshRejected, store.Lock{}, slog.String("cause", "answer_unknown"))
 		}
 	}
 	return nil

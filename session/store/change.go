@@ -140,12 +140,15 @@ type Change struct {
 	Sent    bool    // the attempt holds the mark
 	Key     [4]byte // the server key behind the box
 	Body    []byte
+	// Again: Redis has acknowledged this change and may have gone back behind it.
+	// It is made over a mark that was set since: the token behind that is spent.
+	Again bool
 
 	// The rest is for Advance and Reissue.
 	Generation   uint64
 	Hash         [32]byte
 	Handed       bool          // the caller's own answer carries the successor
-	Settle       time.Duration // for Reissue
+	Settle       time.Duration // three graces
 	Predecessor  Predecessor   // for Advance: the ticket that was current
 	Predecessors []Predecessor // the older ones, their salts sealed anew
 }
@@ -160,7 +163,7 @@ func (s *Store) Commit(ctx context.Context, sid [16]byte, c Change) (Answer, err
 		leads = append(leads, c.Predecessors[i].lead()...)
 	}
 	return s.run(ctx, commitScript, sid, u64(c.Version), c.Attempt[:], c.Kind, flag(c.Sent), u64(c.Generation), c.Hash[:],
-		c.Key[:], flag(c.Handed || c.Kind == Reissue), c.Settle.Milliseconds(), entry, leads, c.Body)
+		c.Key[:], flag(c.Handed || c.Kind == Reissue), c.Settle.Milliseconds(), entry, leads, c.Body, flag(c.Again))
 }
 
 // Lock says whether an end locks, and until when; zero: until it is lifted.

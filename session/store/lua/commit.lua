@@ -4,6 +4,8 @@
 local version, attempt, change = ARGV[4], ARGV[5], ARGV[6]
 local sent, generation, hash, key = ARGV[7] == '1', ARGV[8], ARGV[9], ARGV[10]
 local handed, settle, entry, salts, body = ARGV[11] == '1', tonumber(ARGV[12]), ARGV[13], ARGV[14], ARGV[15]
+-- Redis has acknowledged this change before and went back behind it.
+local again = ARGV[16] == '1'
 local LIMIT = 8
 
 local now = clock()
@@ -12,7 +14,7 @@ if not record then return {status, now, found or ''} end
 if slice(record, AT.attempt, 16) == attempt then return {'ok', now, record} end
 if slice(record, AT.version, 8) ~= version then return {'version', now, record} end
 local sending = slice(record, AT.sending, 16)
-if sent and sending ~= attempt or not sent and sending ~= NONE then return {'sending', now, record} end
+if not again and (sent and sending ~= attempt or not sent and sending ~= NONE) then return {'sending', now, record} end
 if change == 'reissue' then
   if num(record, AT.confirmed, 1) == 1 then return {'version', now, record} end
   local at = num(record, AT.handed, 8)
@@ -28,6 +30,8 @@ if change ~= 'in_place' then
     local till = num(old, at + ENTRY_UNTIL, 8)
     for s = 0, #salts - 76, 76 do
       if slice(salts, s, 8) == slice(old, at, 8) and (till == 0 or till > now) then
+        -- The shown ticket was confirmed; Redis may have forgotten that, too.
+        if again and till == 0 and change == 'advance' then old = put(old, at + ENTRY_UNTIL, bytes(now + settle / 3, 8)) end
         kept[#kept + 1] = slice(old, at, ENTRY_KEY) .. slice(salts, s + 8, 68)
       end
     end

@@ -1,0 +1,183 @@
+package session_test
+
+import (
+	"context"
+	"testing"
+	"time"
+
+	"github.com/cloakroom/cloakroom/session"
+	"github.com/cloakroom/cloakroom/session/store"
+)
+
+// A Redis that restarts from its last snapshot has forgotten what it has
+// acknowledged since, as one does that takes over from another.
+
+func (w *world) snapshot() { w.redis.CLI("SAVE") }
+
+func TestCommitRunsAgainAfterRedisForgotIt(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	k, other := w.listening(), w.replica()
+	first := w.begin(k)
+	w.snapshot()
+	second := w.rotate(k, first)
+	w.redis.Restart()
+	eventually(t, "the successor opens again", func() bool {
+		o, err := other.Open(t.Context(), w.app, second, page)
+		return err == nil && o.Generation == second.Generation
+	})
+	third := w.rotate(k, second)
+	w.open(other, third, page)
+	w.provider.wantNoReuse(t)
+}
+
+func TestTwoCommitsRunAgainInTheirOrder(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	a, b := w.listening(), w.listening()
+	first := w.begin(a)
+	w.snapshot()
+	second := w.rotate(a, first)
+	third := w.rotate(b, second) // builds on the other replica's
+	w.redis.Restart()
+	eventually(t, "the newest ticket opens again", func() bool {
+		o, err := b.Open(t.Context(), w.app, third, page)
+		return err == nil && o.Generation == third.Generation
+	})
+	w.rotate(a, third)
+	w.provider.wantNoReuse(t)
+}
+
+func TestEndRunsAgainAfterRedisForgotIt(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	k, other := w.listening(), w.replica()
+	ticket := w.begin(k)
+	w.snapshot()
+	if err := k.End(t.Context(), w.app, ticket.SID, session.ReasonLoggedOut); err != nil {
+		t.Fatal(err)
+	}
+	w.redis.Restart()
+	eventually(t, "the session is dead again", func() bool {
+		i, err := other.Info(t.Context(), w.app, ticket.SID)
+		return err == nil && i.Ended && i.Reason == session.ReasonLoggedOut
+	})
+	w.wantEnded(other, ticket, session.ReasonLoggedOut)
+}
+
+func TestLoginRunsAgainAfterRedisForgotIt(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	k, other := w.listening(), w.replica()
+	w.begin(k)
+	w.snapshot()
+	ticket := w.begin(k)
+	w.redis.Restart()
+	eventually(t, "the session is there again", func() bool {
+		_, err := other.Open(t.Context(), w.app, ticket, page)
+		return err == nil
+	})
+	eventually(t, "its subject finds it", func() bool {
+		infos, err := other.Sessions(t.Context(), w.app, session.Whose{Issuer: "https://id.example", Subject: "SUBcanary-alice"})
+		return err == nil && len(infos) == 2
+	})
+}
+
+// Whoever began a session has heard of its end, so it isn't begun again, even if
+// who ended it is gone.
+func TestEndedSessionIsNotBegunAgain(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	k, other := w.listening(), w.replica()
+	w.snapshot()
+	ticket := w.begin(k)
+	watch := k.Watch(w.app, ticket.SID)
+	defer watch.Stop()
+	if err := other.End(t.Context(), w.app, ticket.SID, session.ReasonRevoked); err != nil {
+		t.Fatal(err)
+	}
+	<-watch.Done()
+	control := w.begin(k)
+	w.redis.Restart()
+	eventually(t, "the other is there again", func() bool {
+		_, err := other.Open(t.Context(), w.app, control, page)
+		return err == nil
+	})
+	if _, err := other.Info(t.Context(), w.app, ticket.SID); err != session.ErrNoSession {
+		t.Errorf("the ended session: %v", err)
+	}
+}
+
+func TestLockRunsAgainUnlessItWasLifted(t *testing.T) {
+	t.Parallel()
+	for name, lift := range map[string]bool{"it holds": false, "lifted": true} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			w := newWorld(t)
+			k := w.listening()
+			alice := session.Whose{Issuer: "https://id.example", Subject: "SUBcanary-alice"}
+			w.begin(k)
+			w.snapshot()
+			if _, err := k.EndBy(t.Context(), w.app, alice, session.Ending{Reason: session.ReasonRevoked, Lock: true}); err != nil {
+				t.Fatal(err)
+			}
+			if lift {
+				if err := k.Unlock(t.Context(), w.app, alice); err != nil {
+					t.Fatal(err)
+				}
+			}
+			marker := w.login()
+			marker.Subject = "SUBcanary-bob"
+			bob, err := k.Begin(t.Context(), w.app, marker)
+			if err != nil {
+				t.Fatal(err)
+			}
+			w.redis.Restart()
+			eventually(t, "what was written after the lock is there again", func() bool {
+				_, err := k.Info(context.Background(), w.app, bob.SID)
+				return err == nil
+			})
+			_, err = k.Begin(t.Context(), w.app, w.login())
+			if locked := err != nil; locked == lift {
+				t.Errorf("a new login: %v", err)
+			}
+		})
+	}
+}
+
+// A commit that Redis forgot wins over a mark that was set since: what the mark
+// guards is spent, and the other attempt's invalid_grant must not end the session.
+func TestCommitRunsAgainOverAForeignMark(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	k := w.replica()
+	first := w.begin(k)
+	w.snapshot()
+	second := w.rotate(k, first)
+	w.redis.Restart()
+	s := w.store(2 * time.Second)
+	record, found, err := s.Read(t.Context(), first.SID)
+	if err != nil || !found || record.Generation != first.Generation {
+		t.Fatalf("not as before: %v %v generation %d", err, found, record.Generation)
+	}
+	attempt := store.Attempt{1}
+	if a, err := s.Claim(t.Context(), first.SID, record.Version, attempt, 10*time.Second); err != nil || a.Result != store.OK {
+		t.Fatal(a.Result, err)
+	}
+	if a, err := s.Send(t.Context(), first.SID, record.Version, attempt, 10*time.Second); err != nil || a.Result != store.OK {
+		t.Fatal(a.Result, err)
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	done := make(chan struct{})
+	go func() { k.Run(ctx); close(done) }()
+	defer func() { cancel(); <-done }()
+	eventually(t, "the successor opens again", func() bool {
+		o, err := k.Open(t.Context(), w.app, second, page)
+		return err == nil && o.Generation == second.Generation
+	})
+	a, err := s.EndAttempt(t.Context(), first.SID, record.App, 1, record.Version, attempt)
+	if err != nil || a.Result != store.Moved {
+		t.Errorf("the other attempt's invalid_grant: %s, %v", a.Result, err)
+	}
+	w.provider.wantNoReuse(t)
+}
