@@ -249,3 +249,12 @@ func (k *Keeper) lockedOut(i store.Index, ttl time.Duration) {
 		return k.store.LockNew(ctx, i, ttl) == nil
 	}})
 }
+
+// endedAll notes the end of an app's sessions.
+func (k *Keeper) endedAll(app *App, at time.Time, ttl time.Duration) {
+	id := appID(app.Name)
+	k.journal.write(&entry{at: time.Now(), again: func(ctx context.Context) bool {
+		_, err := k.store.SetNotBefore(ctx, id, at, ttl)
+		return err == nil
+	}})
+}

@@ -2,6 +2,7 @@ package session_test
 
 import (
 	"context"
+	"errors"
 	"testing"
 	"time"
 
@@ -63,6 +64,26 @@ func TestEndRunsAgainAfterRedisForgotIt(t *testing.T) {
 		return err == nil && i.Ended && i.Reason == session.ReasonLoggedOut
 	})
 	w.wantEnded(other, ticket, session.ReasonLoggedOut)
+}
+
+func TestEndOfAnAppRunsAgainAfterRedisForgotIt(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	k, other := w.listening(), w.replica()
+	ticket := w.begin(k)
+	w.snapshot()
+	if err := k.EndApp(t.Context(), w.app); err != nil {
+		t.Fatal(err)
+	}
+	w.redis.Restart()
+	w.pass(time.Second)
+	later := w.begin(other)
+	eventually(t, "the older session is dead again", func() bool {
+		_, err := other.Open(t.Context(), w.app, ticket, probe)
+		ended, ok := errors.AsType[*session.EndedError](err)
+		return ok && ended.Reason == session.ReasonRevoked
+	})
+	w.open(other, later, page)
 }
 
 func TestLoginRunsAgainAfterRedisForgotIt(t *testing.T) {

@@ -298,9 +298,11 @@ func (k *Keeper) EndOne(ctx context.Context, app *App, sid SID, how Ending) (end
 // EndApp ends all of an app's sessions that have begun so far.
 func (k *Keeper) EndApp(ctx context.Context, app *App) error {
 	ttl := max(app.AbsoluteTimeout, app.Remember) + 24*time.Hour
-	if err := k.store.SetNotBefore(ctx, appID(app.Name), ttl); err != nil {
+	at, err := k.store.SetNotBefore(ctx, appID(app.Name), time.Time{}, ttl)
+	if err != nil {
 		return k.unavailable(ctx, err)
 	}
+	k.endedAll(app, at, ttl)
 	k.audit("all sessions ended", app, SID{})
 	return nil
 }

@@ -14,7 +14,13 @@ import (
 //go:embed lua/index_add.lua
 var indexAddLua string
 
-var indexAddScript = redis.NewScript(indexAddLua)
+//go:embed lua/not_before.lua
+var notBeforeLua string
+
+var (
+	indexAddScript  = redis.NewScript(indexAddLua)
+	notBeforeScript = redis.NewScript(notBeforeLua)
+)
 
 // Index names a set of sessions: a keyed hash of what they have in common. An
 // index is a hint in a slot of its own: it may name sessions that are gone, and
@@ -211,20 +217,14 @@ func (s *Store) readNotBefore(ctx context.Context) error {
 	})
 }
 
-// SetNotBefore ends all of an app's sessions that began before now, by Redis's
-// clock, and remembers it for ttl.
-func (s *Store) SetNotBefore(ctx context.Context, app [8]byte, ttl time.Duration) error {
-	return s.measure(ctx, "not_before", func(ctx context.Context) error {
-		now, err := s.rdb.Time(ctx).Result()
-		if err != nil {
-			return err
-		}
-		_, err = s.rdb.Pipelined(ctx, func(p redis.Pipeliner) error {
-			p.HSet(ctx, s.prefix+"not_before", string(app[:]), now.Add(s.offset()).UnixMilli())
-			p.Expire(ctx, s.prefix+"not_before", ttl)
-			p.Publish(ctx, s.channel(), "not_before")
-			return nil
-		})
+// SetNotBefore ends all of an app's sessions that began before at, or now if at
+// is zero, by Redis's clock, and remembers it for ttl. It returns that time.
+func (s *Store) SetNotBefore(ctx context.Context, app [8]byte, at time.Time, ttl time.Duration) (set time.Time, err error) {
+	err = s.measure(ctx, "not_before", func(ctx context.Context) error {
+		ms, err := notBeforeScript.Run(ctx, s.rdb, []string{s.prefix + "not_before"},
+			s.offset().Milliseconds(), s.channel(), string(app[:]), int64(millis(at)), ttl.Milliseconds()).Int64()
+		set = time.UnixMilli(ms)
 		return err
 	})
+	return set, err
 }
