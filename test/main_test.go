@@ -55,6 +55,21 @@ func claims(t testing.TB, jwt string) map[string]any {
 	return c
 }
 
+// subjectOf is the sub of a JWT, unchecked; "" if it is none.
+func subjectOf(jwt string) string {
+	parts := strings.Split(jwt, ".")
+	if len(parts) != 3 {
+		return ""
+	}
+	payload, err := base64.RawURLEncoding.DecodeString(parts[1])
+	if err != nil {
+		return ""
+	}
+	var c struct{ Sub string }
+	_ = json.Unmarshal(payload, &c)
+	return c.Sub
+}
+
 // session is the answer of /bff/session.
 type session struct {
 	SID                  string    `json:"sid"`
