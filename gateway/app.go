@@ -7,6 +7,8 @@ import (
 	"net/url"
 	"slices"
 	"strings"
+	"sync/atomic"
+	"time"
 
 	"github.com/cloakroom/cloakroom/gateway/idp"
 	"github.com/cloakroom/cloakroom/gateway/mint"
@@ -56,7 +58,11 @@ type App struct {
 	// ClearSiteData is what browsers are told to forget at logout ("storage", …;
 	// Clear Site Data, W3C). They listen to it over https alone.
 	ClearSiteData []string
-	Routes        []Route
+	// HSTS is the Strict-Transport-Security of every answer (RFC 6797), over
+	// whatever an upstream says: it speaks for the whole host. Empty: none of
+	// ours. It needs an https Origin.
+	HSTS   string
+	Routes []Route
 }
 
 // TokenMode says how an app's page gets access tokens.
@@ -115,6 +121,20 @@ type Route struct {
 	// StripPrefix is taken off the path before it names a file. An upstream's
 	// is set in its Proxy.
 	StripPrefix string
+	// Headers tell the upstream of the caller's claims. They need Auth required
+	// or optional; an anonymous caller has none.
+	Headers []ClaimHeader
+	// MaxBody is how many bytes a request may bring; 0: any number.
+	MaxBody int64
+	// MaxConcurrent is how many requests may be at the upstream at once,
+	// WebSockets and streams included; 0: any number. More are 503.
+	MaxConcurrent int
+	// Deadline is for a request and all of its answer, WebSockets and streams
+	// included; 0: any time. See proxy.Config's Timeout for how long the upstream
+	// may take to begin.
+	Deadline time.Duration
+
+	busy *atomic.Int64 // requests at the upstream; nil without MaxConcurrent
 }
 
 // app is an App ready to serve. It is immutable.
@@ -127,6 +147,7 @@ type app struct {
 	tickets  codec
 	logins   codec
 	routes   *proxy.Table[[]Route]
+	hsts     []string // the header's lines; nil: none
 	// takesRelayed: a route accepts the provider's own tokens.
 	takesRelayed bool
 }
@@ -165,6 +186,13 @@ func (g *Gateway) prepare(def App) (*app, error) {
 	}
 	a.tickets = newCodec(g.keys.Derive("cloakroom/1 cookie", def.Name, 64), maxTicketText)
 	a.logins = newCodec(g.keys.Derive("cloakroom/1 login", def.Name, 64), maxLoginText)
+
+	if def.HSTS != "" {
+		if o.Scheme != "https" {
+			return fail("HSTS is for an https origin")
+		}
+		a.hsts = []string{def.HSTS}
+	}
 
 	policy := def.Session
 	policy.Name = def.Name
@@ -205,6 +233,10 @@ func (rt *Route) check() error {
 		return errors.New("bearers are not looked at where nobody is asked for")
 	case len(rt.Require) > 0 && rt.Auth != AuthRequired:
 		return errors.New("claims are required of nobody")
+	case len(rt.Headers) > 0 && (rt.Auth == AuthNone || rt.Upstream == nil):
+		return errors.New("headers from claims need a session and an upstream")
+	case (rt.MaxConcurrent > 0 || rt.Deadline > 0) && rt.Upstream == nil:
+		return errors.New("files need no deadline and no places")
 	}
 	return nil
 }
@@ -215,6 +247,9 @@ func newTable(routes []Route) (*proxy.Table[[]Route], error) {
 	for _, rt := range routes {
 		if err := rt.check(); err != nil {
 			return nil, fmt.Errorf("route %s: %w", rt.Path, err)
+		}
+		if rt.MaxConcurrent > 0 {
+			rt.busy = new(atomic.Int64)
 		}
 		i := slices.IndexFunc(entries, func(e proxy.Entry[[]Route]) bool { return e.Prefix == rt.Path })
 		if i < 0 {

@@ -38,6 +38,8 @@ type caller struct {
 	claims []byte         // what is known of the user, a JSON object
 	watch  *session.Watch // nil: no session of ours is behind it
 	bearer bool           // an Authorization header decided
+	// headers tell the upstream of the claims that it asks for.
+	headers []proxy.Header
 }
 
 // tokenRefused answers for a bearer that isn't accepted. To a page it means: get

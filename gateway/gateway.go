@@ -34,7 +34,8 @@
 // # What it logs
 //
 // Each refusal is a line with audit=true, its code and, where a ticket was read,
-// the session's sid; each request is a line at level debug. No line has a token,
+// the session's sid; each request is a line at level debug, or, where
+// that is asked for, info. No line has a token,
 // a cookie's text, a path or a query.
 package gateway
 
@@ -63,7 +64,10 @@ type Gateway struct {
 	log     *slog.Logger
 	metrics *metrics
 	trusted []netip.Prefix
-	now     func() time.Time
+	// headerBytes bounds a request's header; accessLog has each request told.
+	headerBytes int
+	accessLog   bool
+	now         func() time.Time
 
 	apps atomic.Pointer[map[string]*app] // by host; replaced as a whole by Swap
 	jobs jobs                            // what goes on after its answer
@@ -82,13 +86,20 @@ type Options struct {
 	Metrics prometheus.Registerer // nil: nothing is measured
 	// TrustedProxies are the peers whose X-Forwarded-For counts. Nil: none.
 	TrustedProxies []netip.Prefix
-	Now            func() time.Time // nil: time.Now
+	// HeaderBytes is how large a request's header may be; 0: as large as the
+	// server lets it. A server whose limit is looser gives more of the refused
+	// ones a problem for an answer instead of its own.
+	HeaderBytes int
+	// AccessLog has a line a request at level info, instead of debug.
+	AccessLog bool
+	Now       func() time.Time // nil: time.Now
 }
 
 // New returns a Gateway that serves no app until [Gateway.Swap].
 func New(keeper *session.Keeper, keys *session.Keyring, opts Options) *Gateway {
 	g := &Gateway{
 		keeper: keeper, keys: keys, log: opts.Log, trusted: opts.TrustedProxies, now: opts.Now,
+		headerBytes: opts.HeaderBytes, accessLog: opts.AccessLog,
 		metrics: newMetrics(opts.Metrics), mayHandOut: keeper.MayHandOut,
 		verifying: make(chan struct{}, maxVerifying),
 	}
@@ -149,6 +160,9 @@ func (g *Gateway) serve(w *response, r *http.Request) error {
 	w.app = (*g.apps.Load())[r.Host]
 	if w.app == nil {
 		return &problem{code: codeUnknownHost}
+	}
+	if err := g.headerFits(r); err != nil {
+		return err
 	}
 	switch r.Method {
 	case http.MethodTrace, "TRACK", http.MethodConnect:

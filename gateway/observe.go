@@ -74,15 +74,19 @@ func newMetrics(reg prometheus.Registerer) *metrics {
 	return m
 }
 
-// access counts the request and, at level debug, writes a line about it.
+// access counts the request and writes a line about it, if somebody reads that.
 func (g *Gateway) access(w *response, r *http.Request) {
 	if class := w.status/100 - 1; class >= 0 && class < 5 {
 		g.metrics.requests[w.endpoint][class].Inc()
 	}
-	if !g.log.Enabled(r.Context(), slog.LevelDebug) {
+	level := slog.LevelDebug
+	if g.accessLog {
+		level = slog.LevelInfo
+	}
+	if !g.log.Enabled(r.Context(), level) {
 		return
 	}
-	g.log.LogAttrs(r.Context(), slog.LevelDebug, "request", append(g.about(w, r),
+	g.log.LogAttrs(r.Context(), level, "request", append(g.about(w, r),
 		slog.Int("status", w.status),
 		slog.Int64("bytes", w.bytes),
 		slog.Duration("took", g.now().Sub(w.received)))...)

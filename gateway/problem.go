@@ -35,10 +35,12 @@ const (
 	codeMethodNotAllowed    code = "method_not_allowed"
 	codeTooLarge            code = "too_large"
 	codeUnknownHost         code = "unknown_host"
+	codeHeadersTooLarge     code = "headers_too_large"
 	codeRateLimited         code = "rate_limited"
 	codeLoginFailed         code = "login_failed"
 	codeUpstreamUnreachable code = "upstream_unreachable"
 	codeUpstreamTimeout     code = "upstream_timeout"
+	codeUpstreamBusy        code = "upstream_busy"
 	codeProviderUnavailable code = "provider_unavailable"
 	codeStoreUnavailable    code = "store_unavailable"
 	codeInternal            code = "internal"
@@ -72,10 +74,12 @@ var codes = map[code]struct {
 	codeMethodNotAllowed:    {http.StatusMethodNotAllowed, "This can't be done here."},
 	codeTooLarge:            {http.StatusRequestEntityTooLarge, "The request is too large."},
 	codeUnknownHost:         {http.StatusMisdirectedRequest, "This host is not served here."},
+	codeHeadersTooLarge:     {http.StatusRequestHeaderFieldsTooLarge, "The request's header is too large."},
 	codeRateLimited:         {http.StatusTooManyRequests, "Too many attempts. Wait a moment."},
 	codeLoginFailed:         {http.StatusBadGateway, "The login failed."},
 	codeUpstreamUnreachable: {http.StatusBadGateway, "The service behind this page can't be reached."},
 	codeUpstreamTimeout:     {http.StatusGatewayTimeout, "The service behind this page took too long."},
+	codeUpstreamBusy:        {http.StatusServiceUnavailable, "The service behind this page is busy."},
 	codeProviderUnavailable: {http.StatusServiceUnavailable, "The login service can't be reached at the moment."},
 	codeStoreUnavailable:    {http.StatusServiceUnavailable, "The service is busy. You are still logged in."},
 	codeInternal:            {http.StatusInternalServerError, "Something went wrong."},

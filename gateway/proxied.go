@@ -21,6 +21,9 @@ func (g *Gateway) proxied(w *response, r *http.Request, path string) error {
 	if err != nil {
 		return err
 	}
+	if err := rt.limitBody(r); err != nil {
+		return err
+	}
 	var from caller
 	switch {
 	case rt.Auth == AuthNone:
@@ -46,7 +49,7 @@ func (g *Gateway) proxied(w *response, r *http.Request, path string) error {
 			return err
 		}
 	}
-	if err := rt.permit(from.claims); err != nil {
+	if err := rt.judge(&from); err != nil {
 		return err
 	}
 	if rt.Files != nil {

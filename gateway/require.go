@@ -6,15 +6,25 @@ import (
 	"slices"
 )
 
-// permit checks a route's Require against what is known of the caller.
-func (rt *Route) permit(claims []byte) error {
-	if len(rt.Require) == 0 {
+// judge checks a route's Require against what is known of the caller, and tells
+// its upstream what it asks to know.
+func (rt *Route) judge(c *caller) error {
+	if len(rt.Require) == 0 && len(rt.Headers) == 0 {
 		return nil
 	}
-	var all map[string]json.RawMessage
-	if len(claims) > 0 && json.Unmarshal(claims, &all) != nil {
+	var claims map[string]json.RawMessage
+	if len(c.claims) > 0 && json.Unmarshal(c.claims, &claims) != nil {
 		return &problem{code: codeAccessDenied, err: errors.New("unreadable claims")}
 	}
+	if err := rt.permit(claims); err != nil {
+		return err
+	}
+	var err error
+	c.headers, err = rt.claimHeaders(claims)
+	return err
+}
+
+func (rt *Route) permit(all map[string]json.RawMessage) error {
 	for name, wanted := range rt.Require {
 		if !claimHas(all[name], wanted) {
 			return &problem{code: codeAccessDenied, detail: "a claim that is required here is missing or has another value", err: errors.New("claim " + name)}

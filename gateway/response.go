@@ -57,6 +57,9 @@ func (w *response) WriteHeader(status int) {
 		return
 	}
 	w.status = status
+	if w.app != nil && w.app.hsts != nil {
+		w.Header()["Strict-Transport-Security"] = w.app.hsts
+	}
 	if status != http.StatusSwitchingProtocols {
 		w.addCookies()
 	}

@@ -15,7 +15,21 @@ import (
 // whether it lives, the answer is cut too; a WebSocket then closes with 1001,
 // which doesn't say that somebody is out.
 func (g *Gateway) forward(w *response, r *http.Request, rt *Route, path string, from caller) error {
-	call := proxy.Call{Path: path, Bearer: from.token, Traceparent: w.parent, Ended: from.watch.Done()}
+	if rt.MaxConcurrent > 0 {
+		leave, err := rt.occupy()
+		if err != nil {
+			return err
+		}
+		defer leave()
+	}
+	if rt.Deadline > 0 {
+		return rt.within(w, r, func(r *http.Request) error { return g.send(w, r, rt, path, from) })
+	}
+	return g.send(w, r, rt, path, from)
+}
+
+func (g *Gateway) send(w *response, r *http.Request, rt *Route, path string, from caller) error {
+	call := proxy.Call{Path: path, Bearer: from.token, Headers: from.headers, Traceparent: w.parent, Ended: from.watch.Done()}
 	if from.watch != nil && proxy.IsWebSocket(r) {
 		ended := make(chan struct{})
 		ctx, cancel := context.WithCancel(r.Context())
