@@ -145,13 +145,14 @@ func closing(h http.Handler, draining *atomic.Bool) http.Handler {
 	})
 }
 
-// newPublicServer bounds headers and idle connections. There is no read or write
-// timeout: uploads, downloads and event streams last as long as they last, and
-// routes have deadlines of their own.
+// newPublicServer bounds headers (twice as loosely as the gateway, whose refusals
+// are problems) and idle connections. There is no read or write timeout: uploads,
+// downloads and event streams last as long as they last, and routes have
+// deadlines of their own.
 func newPublicServer(cfg *config.Config, h http.Handler, log *slog.Logger) *http.Server {
 	s := &http.Server{
 		Handler:                      h,
-		MaxHeaderBytes:               cfg.Limits.HeaderBytes,
+		MaxHeaderBytes:               2 * cfg.Limits.HeaderBytes,
 		ReadHeaderTimeout:            headerTimeout,
 		IdleTimeout:                  idleTimeout,
 		DisableGeneralOptionsHandler: true, // the gateway answers, or nobody

@@ -158,15 +158,15 @@ func fetch(t *testing.T, c *http.Client, url, host string) (*http.Response, stri
 	return resp, string(body)
 }
 
-// upstream is one whose answers are held until the test lets them go.
-type upstream struct {
+// holding is an upstream whose answers are held until the test lets them go.
+type holding struct {
 	*httptest.Server
 	arrived chan struct{}
 	release chan struct{}
 }
 
-func newUpstream(t *testing.T) *upstream {
-	u := &upstream{arrived: make(chan struct{}, 1), release: make(chan struct{})}
+func newUpstream(t *testing.T) *holding {
+	u := &holding{arrived: make(chan struct{}, 1), release: make(chan struct{})}
 	u.Server = httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		if r.URL.Path == "/open/held" {
 			u.arrived <- struct{}{}

@@ -9,6 +9,7 @@ import (
 	"slices"
 	"strings"
 	"sync/atomic"
+	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/collectors"
@@ -18,6 +19,7 @@ import (
 	"github.com/cloakroom/cloakroom/gateway/admin"
 	"github.com/cloakroom/cloakroom/gateway/idp"
 	"github.com/cloakroom/cloakroom/gateway/proxy"
+	"github.com/cloakroom/cloakroom/gateway/upstream"
 	"github.com/cloakroom/cloakroom/gateway/web"
 	"github.com/cloakroom/cloakroom/session"
 	"github.com/cloakroom/cloakroom/session/store"
@@ -30,11 +32,13 @@ type service struct {
 	keeper    *session.Keeper
 	gateway   *gateway.Gateway
 	metrics   *prometheus.Registry
+	upstreams *upstream.Metrics
 	providers []appProvider
 	// looked is the apps as operators look after them.
 	looked atomic.Pointer[[]admin.App]
-	// transports are closed when nothing is served any more.
-	transports []*http.Transport
+	// unused closes what is kept open between requests, once nothing is served
+	// any more.
+	unused []func()
 }
 
 // appProvider is an app's provider under the app's name.
@@ -47,6 +51,7 @@ type appProvider struct {
 // package is found here.
 func wire(cfg *config.Config, log *slog.Logger) (*service, error) {
 	s := &service{metrics: newRegistry()}
+	s.upstreams = upstream.NewMetrics(s.metrics)
 	keys := make([]session.ServerKey, len(cfg.Keys))
 	for i, k := range cfg.Keys {
 		keys[i] = session.ServerKey(k)
@@ -65,7 +70,8 @@ func wire(cfg *config.Config, log *slog.Logger) (*service, error) {
 		Metrics:   s.metrics,
 	})
 	s.keeper = session.New(s.store, ring, session.Options{Log: log, Metrics: s.metrics})
-	s.gateway = gateway.New(s.keeper, ring, gateway.Options{Log: log, Metrics: s.metrics, TrustedProxies: cfg.TrustedProxies})
+	s.gateway = gateway.New(s.keeper, ring, gateway.Options{Log: log, Metrics: s.metrics, TrustedProxies: cfg.TrustedProxies,
+		HeaderBytes: cfg.Limits.HeaderBytes, AccessLog: cfg.Log.Access})
 	if err := s.swap(cfg, ring, idp.NewMetrics(s.metrics), log); err != nil {
 		s.close()
 		return nil, err
@@ -80,8 +86,9 @@ func (s *service) swap(cfg *config.Config, ring *session.Keyring, measured *idp.
 	if err != nil {
 		return err
 	}
-	toProviders, toUpstreams := idp.NewTransport(), proxy.NewTransport(proxy.TransportOptions{})
-	s.transports = append(s.transports, toProviders, toUpstreams)
+	toProviders := idp.NewTransport()
+	s.unused = append(s.unused, toProviders.CloseIdleConnections)
+	pools := map[string]*upstream.Pool{}
 	apps := make([]gateway.App, len(cfg.Apps))
 	looked := make([]admin.App, len(cfg.Apps))
 	for i, a := range cfg.Apps {
@@ -127,12 +134,13 @@ func (s *service) swap(cfg *config.Config, ring *session.Keyring, measured *idp.
 			Audience:      a.Token.Audience,
 			AfterLogout:   a.Session.AfterLogout,
 			ClearSiteData: a.Session.ClearSiteData,
+			HSTS:          hsts(a.HSTS),
 		}
 		if a.Session.SameSite == "lax" {
 			apps[i].SameSite = http.SameSiteLaxMode
 		}
 		for _, r := range a.Routes {
-			route, err := newRoute(cfg, a, r, toUpstreams, log)
+			route, err := s.newRoute(cfg, a, r, pools, log)
 			if err != nil {
 				return fmt.Errorf("app %s: route %s: %w", a.Name, r.Path, err)
 			}
@@ -160,7 +168,60 @@ func (s *service) adminAPI(cfg *config.Config, log *slog.Logger) *admin.API {
 	}
 }
 
-func newRoute(cfg *config.Config, a config.App, r config.Route, upstreams http.RoundTripper, log *slog.Logger) (gateway.Route, error) {
+// hsts is the header's value (RFC 6797 section 6.1).
+func hsts(h config.HSTS) string {
+	if h.MaxAge == 0 {
+		return ""
+	}
+	v := fmt.Sprintf("max-age=%d", int64(h.MaxAge/time.Second))
+	if h.IncludeSubdomains {
+		v += "; includeSubDomains"
+	}
+	return v
+}
+
+// pool is the one of pools that an upstream's requests go by; a new one joins
+// them.
+func (s *service) pool(u *config.Upstream, pools map[string]*upstream.Pool, log *slog.Logger) (*upstream.Pool, error) {
+	if p := pools[u.Pool()]; p != nil {
+		return p, nil
+	}
+	o := upstream.Options{
+		Targets:      u.Targets,
+		Protocol:     u.Protocol,
+		TLS:          u.TLS,
+		MaxConns:     u.MaxConns,
+		MaxIdleConns: u.MaxIdleConns,
+		DialTimeout:  u.DialTimeout,
+		IdleTimeout:  u.IdleTimeout,
+		Log:          log,
+		Metrics:      s.upstreams,
+	}
+	if o.Protocol == "auto" {
+		o.Protocol = ""
+	}
+	p, err := upstream.New(o)
+	if err != nil {
+		return nil, err
+	}
+	pools[u.Pool()] = p
+	s.unused = append(s.unused, p.Close)
+	return p, nil
+}
+
+// identityHeaders are all that an app's upstreams are told of its users in, and
+// that no browser may tell any of them.
+func identityHeaders(a config.App) []string {
+	var out []string
+	for _, r := range a.Routes {
+		for _, h := range r.Headers {
+			out = append(out, h.Name)
+		}
+	}
+	return out
+}
+
+func (s *service) newRoute(cfg *config.Config, a config.App, r config.Route, pools map[string]*upstream.Pool, log *slog.Logger) (gateway.Route, error) {
 	// /api and /api/ are one prefix, and so that routes of different methods
 	// meet, one spelling.
 	path := cmp.Or(strings.TrimSuffix(r.Path, "/"), "/")
@@ -170,6 +231,7 @@ func newRoute(cfg *config.Config, a config.App, r config.Route, upstreams http.R
 		Token:   r.Token == "session",
 		Accept:  gateway.Accept{Cookie: slices.Contains(r.Accept, "cookie"), Bearer: slices.Contains(r.Accept, "bearer")},
 		Require: r.Require,
+		MaxBody: r.MaxBody,
 	}
 	// What isn't named weaker here is the zero value, which asks for most.
 	if r.Kind == "page" {
@@ -187,23 +249,32 @@ func newRoute(cfg *config.Config, a config.App, r config.Route, upstreams http.R
 		out.Files, err = web.OpenFiles(r.Files, web.FilesOptions{Private: r.Auth != "none"})
 		return out, err
 	}
+	for _, h := range r.Headers {
+		out.Headers = append(out.Headers, gateway.ClaimHeader{Name: h.Name, Claim: h.Claim})
+	}
+	out.Deadline, out.MaxConcurrent = r.Deadline, r.MaxConcurrent
+	pool, err := s.pool(r.Upstream, pools, log)
+	if err != nil {
+		return out, err
+	}
 	out.Upstream, err = proxy.New(proxy.Config{
-		Target:         r.Upstream.Targets[0],
-		StripPrefix:    r.StripPrefix,
-		Timeout:        r.Timeout,
-		PublicScheme:   a.Origin.Scheme,
-		TrustedProxies: cfg.TrustedProxies,
-		OwnCookies:     gateway.OwnCookie,
-		Transport:      upstreams,
-		Log:            log.With(slog.String("app", a.Name)),
+		Target:          r.Upstream.Targets[0], // its path is that of all; the pool chooses the host
+		StripPrefix:     r.StripPrefix,
+		Timeout:         r.Timeout,
+		PublicScheme:    a.Origin.Scheme,
+		TrustedProxies:  cfg.TrustedProxies,
+		OwnCookies:      gateway.OwnCookie,
+		IdentityHeaders: identityHeaders(a),
+		Transport:       pool,
+		Log:             log.With(slog.String("app", a.Name)),
 	})
 	return out, err
 }
 
 // close lets go of what the service holds open.
 func (s *service) close() {
-	for _, t := range s.transports {
-		t.CloseIdleConnections()
+	for _, letGo := range s.unused {
+		letGo()
 	}
 	_ = s.store.Close() // what it still holds goes with the process
 }
