@@ -59,6 +59,22 @@ mutants: setup ## Break each safety rule once and see its named test fail (ONLY=
 crowd: setup ## List and end a user's 1,000 sessions (CROWD_USER=) in a store of 100,000 (CROWD=)
 	CROWD=$(CROWD) CROWD_USER=$(CROWD_USER) $(GO) -C test test -count=1 -timeout 30m -v -run '^TestManySessionsOfOneUser$$' .
 
+.PHONY: bench
+bench: ## Measure beside nginx, a bare proxy and Apache, and write docs/performance.md (ROUNDS=15, ONLY=regexp of series)
+	$(GO) -C test run ./bench -rounds $(or $(filter-out 200,$(ROUNDS)),15) -only '$(ONLY)'
+
+.PHONY: bench-setup
+bench-setup: ## Install nginx, wrk and Apache with mod_auth_openidc for bench (apt)
+	test/bench/setup.sh
+
+.PHONY: bench-report
+bench-report: ## Write docs/performance.md again, from the results of the last bench
+	$(GO) -C test run ./bench -report
+
+.PHONY: bench-micro
+bench-micro: ## Micro-benchmarks of the hot path, for benchstat (COUNT=10)
+	@$(GO) test -run '^$$' -bench '^Benchmark(Ticket|Cookie|Guard|Open|Seal|Sections|CanonicalPath|StripCookies|Proxied|Token)' -benchmem -count $(or $(COUNT),10) ./gateway ./gateway/proxy ./session
+
 .PHONY: fuzz
 fuzz: ## Run every fuzz target for FUZZTIME (30s) each
 	@set -e; for p in $$($(GO) list ./...); do \
