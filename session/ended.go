@@ -213,7 +213,7 @@ func (k *Keeper) lives(ctx context.Context, app *App, sids ...SID) (map[SID]life
 
 // headers reads records, unless Redis is not to be believed.
 func (k *Keeper) headers(ctx context.Context, sids [][16]byte) (map[[16]byte]store.Record, error) {
-	if k.store.Lame() {
+	if k.store.Lame(sids...) {
 		return nil, errLame
 	}
 	return k.store.Headers(ctx, sids)

@@ -156,7 +156,7 @@ func (k *Keeper) opened(app *App, v *view) Opened {
 // judge opens a ticket once: from the cache, by a plain read where nothing is to
 // be written, or by the script.
 func (k *Keeper) judge(ctx context.Context, app *App, t Ticket, need Need) (*view, error) {
-	if k.store.Lame() {
+	if k.store.Lame(t.SID) {
 		return nil, &UnavailableError{RetryAfter: storeRetryAfter, Err: errLame}
 	}
 	sent := k.now()

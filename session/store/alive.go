@@ -65,8 +65,7 @@ func (s *Store) Hearing() time.Duration {
 	return time.Since(s.listening)
 }
 
-// LastNotBefore is what NotBefore was when it was read last: with each beat that
-// Redis took. It asks nobody.
+// LastNotBefore is what NotBefore was when it was read last. It asks nobody.
 func (s *Store) LastNotBefore(app [8]byte) time.Time {
 	s.mu.Lock()
 	defer s.mu.Unlock()

@@ -6,8 +6,9 @@ import (
 	"time"
 )
 
-func TestHeaders(t *testing.T) {
-	f := newFixture(t)
+func TestHeaders(t *testing.T) { inEveryMode(t, testHeaders) }
+
+func testHeaders(t *testing.T, f *fixture) {
 	live, over, none := f.begin(), f.begin(), id()
 	if a, err := f.End(t.Context(), over, f.app, 3, Lock{}); err != nil || a.Result != OK {
 		t.Fatal(a.Result, err)
@@ -32,8 +33,9 @@ func TestHeaders(t *testing.T) {
 	}
 }
 
-func TestNoteToken(t *testing.T) {
-	f := newFixture(t)
+func TestNoteToken(t *testing.T) { inEveryMode(t, testNoteToken) }
+
+func testNoteToken(t *testing.T, f *fixture) {
 	token, sid := id(), id()
 	if _, found, err := f.TokenSession(t.Context(), token); found || err != nil {
 		t.Error(found, err)

@@ -42,21 +42,28 @@ var confirmLocalLua string
 var endLua string
 
 type script struct {
-	name string
-	lua  *redis.Script
+	name    string
+	lua     *redis.Script
+	durable bool // what it writes has to survive: replicas are waited for
 }
 
-func newScript(name, body string) *script { return &script{name, redis.NewScript(prelude + body)} }
+func newScript(name, body string) *script {
+	return &script{name: name, lua: redis.NewScript(prelude + body)}
+}
+
+func newDurable(name, body string) *script {
+	return &script{name: name, lua: redis.NewScript(prelude + body), durable: true}
+}
 
 var (
 	openScript     = newScript("open", openLua)
 	claimScript    = newScript("claim", claimLua)
-	sendingScript  = newScript("sending", sendingLua)
+	sendingScript  = newDurable("sending", sendingLua)
 	withdrawScript = newScript("withdraw", withdrawLua)
 	releaseScript  = newScript("release", releaseLua)
 	lookScript     = newScript("look", lookLua)
-	commitScript   = newScript("commit", commitLua)
-	endScript      = newScript("end", endLua)
+	commitScript   = newDurable("commit", commitLua)
+	endScript      = newDurable("end", endLua)
 	unlockScript   = newScript("unlock", unlockLua)
 
 	confirmLocalScript = newScript("confirm_local", confirmLocalLua)

@@ -8,8 +8,10 @@ import (
 // What is decided on one version must not be done on another: so whatever
 // changes box, ticket or mark raises it, and nothing else does.
 func TestChangesOfBoxTicketOrMarkRaiseTheVersion(t *testing.T) {
-	t.Parallel()
-	f := newFixture(t)
+	inEveryMode(t, testChangesOfBoxTicketOrMarkRaiseTheVersion)
+}
+
+func testChangesOfBoxTicketOrMarkRaiseTheVersion(t *testing.T, f *fixture) {
 	ctx := t.Context()
 	sid := f.begin()
 	version := uint64(1)
@@ -58,8 +60,10 @@ func TestChangesOfBoxTicketOrMarkRaiseTheVersion(t *testing.T) {
 
 // Redis may run a script long after its caller gave up.
 func TestLateCopiesOfAFinishedAttemptDoNothing(t *testing.T) {
-	t.Parallel()
-	f := newFixture(t)
+	inEveryMode(t, testLateCopiesOfAFinishedAttemptDoNothing)
+}
+
+func testLateCopiesOfAFinishedAttemptDoNothing(t *testing.T, f *fixture) {
 	ctx := t.Context()
 	for _, finish := range []string{"withdraw", "advance"} {
 		sid := f.begin()
@@ -92,8 +96,10 @@ func TestLateCopiesOfAFinishedAttemptDoNothing(t *testing.T) {
 // invalid_grant ends a session only if the record still holds the token that was
 // presented.
 func TestRejectedTokenMustStillBeTheRecords(t *testing.T) {
-	t.Parallel()
-	f := newFixture(t)
+	inEveryMode(t, testRejectedTokenMustStillBeTheRecords)
+}
+
+func testRejectedTokenMustStillBeTheRecords(t *testing.T, f *fixture) {
 	ctx := t.Context()
 	sid := f.begin()
 	a, err := f.Commit(ctx, sid, f.advance(sid, 1, 1, f.send(sid, 1)))
@@ -110,9 +116,9 @@ func TestRejectedTokenMustStillBeTheRecords(t *testing.T) {
 
 // A mark is an orphan only while nobody holds its lease; a holder that wakes up
 // in between starts the wait anew.
-func TestLooksWaitForTheHolder(t *testing.T) {
-	t.Parallel()
-	f := newFixture(t)
+func TestLooksWaitForTheHolder(t *testing.T) { inEveryMode(t, testLooksWaitForTheHolder) }
+
+func testLooksWaitForTheHolder(t *testing.T, f *fixture) {
 	ctx := t.Context()
 	sid := f.begin()
 	holder := f.send(sid, 1)
@@ -139,8 +145,10 @@ func TestLooksWaitForTheHolder(t *testing.T) {
 // Only predecessors that still work are carried on, each with its salt sealed
 // anew; a re-issue leaves the unused successor out.
 func TestPredecessorsThatACommitCarriesOn(t *testing.T) {
-	t.Parallel()
-	f := newFixture(t)
+	inEveryMode(t, testPredecessorsThatACommitCarriesOn)
+}
+
+func testPredecessorsThatACommitCarriesOn(t *testing.T, f *fixture) {
 	ctx := t.Context()
 	sid := f.begin()
 	advance := func(version, generation uint64, salt byte, older ...Predecessor) Answer {

@@ -3,6 +3,7 @@ package store
 import (
 	"context"
 	"errors"
+	"fmt"
 	"strings"
 
 	"github.com/redis/go-redis/v9"
@@ -35,8 +36,12 @@ func (s *Store) connected(ctx context.Context, cn *redis.Conn) error {
 	if err != nil {
 		return err
 	}
-	if field(info, "role") == "master" { // a replica answers nothing, and a sentinel has no history
+	role := field(info, "role")
+	if role == "master" {
 		s.history(field(info, "master_replid"))
+	} else if s.sentinels != nil {
+		// Named a primary and not promoted yet, or not any more.
+		return fmt.Errorf("store: the primary that the sentinels name is a %s", role)
 	}
 	return nil
 }
@@ -56,7 +61,7 @@ func (s *Store) history(id string) {
 	if len(s.histories) >= maxHistories {
 		clear(s.histories)
 	}
-	if !s.cluster {
+	if s.cluster == nil {
 		// There is one primary. Whoever goes back to another than the last one
 		// leaves what was written in between.
 		clear(s.histories)

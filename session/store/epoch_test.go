@@ -51,9 +51,12 @@ func TestEpochRises(t *testing.T) {
 		{"one of them replaced", true, []string{"a", "b", "c", "a", "d", "b"}, 3},
 	} {
 		t.Run(row.name, func(t *testing.T) {
-			s := New(Options{})
+			opts := Options{}
+			if row.cluster {
+				opts.Mode = Cluster
+			}
+			s := New(opts)
 			defer s.Close()
-			s.cluster = row.cluster
 			for _, id := range row.histories {
 				s.history(id)
 			}
@@ -62,9 +65,8 @@ func TestEpochRises(t *testing.T) {
 			}
 		})
 	}
-	s := New(Options{})
+	s := New(Options{Mode: Cluster})
 	defer s.Close()
-	s.cluster = true
 	for n := range 3 * maxHistories {
 		s.history(string(rune(n)))
 	}

@@ -2,26 +2,13 @@ package store
 
 import (
 	"context"
-	_ "embed"
 	"encoding/base64"
-	"errors"
 	"strconv"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/redis/go-redis/v9"
-)
-
-//go:embed lua/beat.lua
-var beatLua string
-
-var beatScript = redis.NewScript(beatLua)
-
-// A replica beats every beatInterval and is deaf if it has not heard a beat of
-// its own that it sent within the last deafAfter.
-const (
-	beatInterval = 500 * time.Millisecond
-	deafAfter    = time.Second
 )
 
 // Event is news of a session from this or another replica.
@@ -34,22 +21,34 @@ type Event struct {
 // Run beats and listens until ctx is done, and gives each event to handle, one
 // at a time.
 func (s *Store) Run(ctx context.Context, handle func(Event)) {
-	done := make(chan struct{})
-	go func() {
-		defer close(done)
+	var work sync.WaitGroup
+	defer work.Wait()
+	work.Go(func() {
 		for ctx.Err() == nil {
 			s.listen(ctx, handle)
 			wait(ctx, beatInterval)
 		}
-	}()
-	for count := uint64(1); ctx.Err() == nil; count++ {
-		// A beat that fails is a beat that isn't heard.
-		if s.beat(ctx, count) == nil {
-			s.readNotBefore(ctx)
+	})
+	work.Go(func() {
+		for ctx.Err() == nil {
+			_ = s.findShards(ctx, true)
+			wait(ctx, 2*beatInterval)
+		}
+	})
+	work.Go(func() {
+		for ctx.Err() == nil {
+			_ = s.readNotBefore(ctx)
+			wait(ctx, beatInterval)
+		}
+	})
+	for ctx.Err() == nil {
+		s.beatAll(ctx, work.Go)
+		if s.sentinels != nil {
+			// It closes the connections to a primary that has been replaced.
+			work.Go(func() { _, _ = s.sentinels.find(ctx) })
 		}
 		wait(ctx, beatInterval)
 	}
-	<-done
 }
 
 func wait(ctx context.Context, d time.Duration) {
@@ -59,42 +58,6 @@ func wait(ctx context.Context, d time.Duration) {
 	case <-ctx.Done():
 	case <-t.C:
 	}
-}
-
-// beat writes and publishes, and learns Redis's time.
-func (s *Store) beat(ctx context.Context, count uint64) error {
-	start := time.Now()
-	s.mu.Lock()
-	if count > 0 {
-		s.sent[count] = start
-		for c, at := range s.sent {
-			if start.Sub(at) > 2*deafAfter {
-				delete(s.sent, c)
-			}
-		}
-	}
-	s.mu.Unlock()
-	return s.measure(ctx, "beat", func(ctx context.Context) error {
-		reply, err := beatScript.Run(ctx, s.rdb, []string{s.prefix + "beat:" + s.replica},
-			(10 * time.Second).Milliseconds(), s.channel(), s.replica, count).Int64Slice()
-		// Out of memory is the one refusal that ends get around.
-		_, replied := errors.AsType[redis.Error](err)
-		s.mu.Lock()
-		s.lame = replied && !redis.HasErrorPrefix(err, "OOM")
-		s.mu.Unlock()
-		if err != nil {
-			return err
-		}
-		if len(reply) != 2 {
-			return errShort
-		}
-		end := time.Now()
-		now := time.Unix(reply[0], reply[1]*1000)
-		s.mu.Lock()
-		s.drift, s.timed = now.Sub(start.Add(end.Sub(start)/2)), true
-		s.mu.Unlock()
-		return nil
-	})
 }
 
 // listen subscribes and hands events on until the subscription breaks, goes
@@ -133,11 +96,7 @@ func (s *Store) hear(ctx context.Context, payload string, handle func(Event)) {
 		if err != nil || name != s.replica {
 			return
 		}
-		s.mu.Lock()
-		if at, ok := s.sent[count]; ok && at.After(s.heard) {
-			s.heard = at
-		}
-		s.mu.Unlock()
+		s.heardBeat(count)
 	case "not_before":
 		s.readNotBefore(ctx)
 	case "end", "change":
@@ -148,39 +107,6 @@ func (s *Store) hear(ctx context.Context, payload string, handle func(Event)) {
 		generation, _ := strconv.ParseUint(tail, 10, 64)
 		handle(Event{SID: [16]byte(b), Ended: kind == "end", Generation: generation})
 	}
-}
-
-// deafen forgets that beats were heard: the next are a new subscription's.
-func (s *Store) deafen() {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	s.ear++
-	s.heard = time.Time{}
-}
-
-// Hears reports whether this replica hears itself: whether all that was
-// published, and every app's not-before, until a second ago has arrived here.
-func (s *Store) Hears() bool { return s.Ear() != 0 }
-
-// Lame reports whether Redis refused the last beat: it takes no ends either, or
-// is not the primary that has them. What it says of a session is not to be
-// believed.
-func (s *Store) Lame() bool {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	return s.lame
-}
-
-// Ear names the subscription by which this replica hears itself; 0 if it
-// doesn't. As long as the name stays, nothing published has been missed but
-// what is under way for up to a second.
-func (s *Store) Ear() uint64 {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if s.heard.IsZero() || time.Since(s.heard) >= deafAfter || time.Since(s.notBeforeAt) >= deafAfter {
-		return 0
-	}
-	return s.ear
 }
 
 // Now is Redis's time as the last beat told it, and whether one has.

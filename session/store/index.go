@@ -19,7 +19,7 @@ var notBeforeLua string
 
 var (
 	indexAddScript  = redis.NewScript(indexAddLua)
-	notBeforeScript = redis.NewScript(notBeforeLua)
+	notBeforeScript = &script{name: "not_before", lua: redis.NewScript(notBeforeLua), durable: true}
 )
 
 // Index names a set of sessions: a keyed hash of what they have in common. An
@@ -128,7 +128,7 @@ func (s *Store) ReadAll(ctx context.Context, sids [][16]byte) (found map[[16]byt
 // token issued up to at are over, even those that don't exist yet.
 func (s *Store) Notice(ctx context.Context, i Index, at time.Time, ttl time.Duration) error {
 	return s.measure(ctx, "notice", func(ctx context.Context) error {
-		return s.rdb.Set(ctx, s.noticeKey(i), at.UnixMilli(), ttl).Err()
+		return s.set(ctx, "notice", s.noticeKey(i), at.UnixMilli(), redis.SetArgs{TTL: ttl})
 	})
 }
 
@@ -136,7 +136,7 @@ func (s *Store) Notice(ctx context.Context, i Index, at time.Time, ttl time.Dura
 // lifts it.
 func (s *Store) LockNew(ctx context.Context, i Index, ttl time.Duration) error {
 	return s.measure(ctx, "lock", func(ctx context.Context) error {
-		return s.rdb.Set(ctx, s.lockKey(i), 1, ttl).Err()
+		return s.set(ctx, "lock", s.lockKey(i), 1, redis.SetArgs{TTL: ttl})
 	})
 }
 
@@ -184,7 +184,7 @@ func (s *Store) Standings(ctx context.Context, indexes ...Index) (out []Standing
 }
 
 // NotBefore is when each app's sessions have to have begun to be alive, by app
-// id. It is read with each beat and is true up to the last one that was heard.
+// id. It is read twice a second, and true up to then while the replica hears itself.
 func (s *Store) NotBefore(ctx context.Context, app [8]byte) (time.Time, error) {
 	if !s.Hears() {
 		if err := s.readNotBefore(ctx); err != nil {
@@ -221,9 +221,12 @@ func (s *Store) readNotBefore(ctx context.Context) error {
 // is zero, by Redis's clock, and remembers it for ttl. It returns that time.
 func (s *Store) SetNotBefore(ctx context.Context, app [8]byte, at time.Time, ttl time.Duration) (set time.Time, err error) {
 	err = s.measure(ctx, "not_before", func(ctx context.Context) error {
-		ms, err := notBeforeScript.Run(ctx, s.rdb, []string{s.prefix + "not_before"},
-			s.offset().Milliseconds(), s.channel(), string(app[:]), int64(millis(at)), ttl.Milliseconds()).Int64()
-		set = time.UnixMilli(ms)
+		cmd, replicas := s.eval(ctx, notBeforeScript, []string{s.prefix + "not_before"},
+			[]any{s.offset().Milliseconds(), s.channel(), string(app[:]), int64(millis(at)), ttl.Milliseconds()})
+		ms, err := cmd.Int64()
+		if set = time.UnixMilli(ms); err == nil {
+			s.acknowledged(ctx, "not_before", replicas)
+		}
 		return err
 	})
 	return set, err

@@ -7,7 +7,10 @@ import (
 
 // D: late copies of a finished attempt's claim and sending.
 func TestLateClaimAndSendingAfterWithdraw(t *testing.T) {
-	f := newFixture(t)
+	inEveryMode(t, testLateClaimAndSendingAfterWithdraw)
+}
+
+func testLateClaimAndSendingAfterWithdraw(t *testing.T, f *fixture) {
 	ctx := t.Context()
 	sid := f.begin()
 	attempt := Attempt(id())

@@ -4,7 +4,7 @@
 //
 //	<prefix>s:{<sid>}      the record, or its tombstone
 //	<prefix>p:{<sid>}      the predecessors that still work
-//	<prefix>beat:<id>      a replica's beat
+//	<prefix>beat:<id>      a replica's beat; in a Cluster beat:{<tag>}<id>, one for each shard
 //	<prefix>backoff:{<app>} how long to leave a provider alone
 //	<prefix>i:{<index>}    the sessions of a subject, or of a provider's session
 //	<prefix>o:{<index>}    a logout that holds for sessions still to come
@@ -15,6 +15,9 @@
 //	<prefix>t:{<hash>}     the session that an access token was handed out to
 //	<prefix>events         a channel: ends, changes, beats
 //
+// Redis may be one server, a primary that sentinels name, or a Cluster ([Mode]);
+// all keys of a call are in one slot, or the call asks slot by slot.
+//
 // The package judges times and generations; it holds no key and can open
 // nothing. Any error of a method means that Redis did not answer, or answered
 // something that no release of this code writes: the caller reports an outage,
@@ -24,57 +27,51 @@ package store
 import (
 	"context"
 	"crypto/rand"
-	"crypto/tls"
 	"encoding/base64"
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"log/slog"
 	"sync"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/redis/go-redis/v9"
-	"github.com/redis/go-redis/v9/maintnotifications"
 )
-
-// Options say where Redis is.
-type Options struct {
-	Address   string // host:port, or the path of a unix socket
-	Username  string
-	Password  string
-	TLS       *tls.Config // nil: no TLS
-	KeyPrefix string
-	Timeout   time.Duration         // of one call, connecting included; 0 means 2 s
-	Metrics   prometheus.Registerer // nil: nothing is measured
-	// Offset is added to Redis's clock. For tests.
-	Offset func() time.Duration
-}
 
 // Store keeps sessions in Redis.
 type Store struct {
-	rdb     *redis.Client
-	prefix  string
-	timeout time.Duration
-	offset  func() time.Duration
-	latency *prometheus.HistogramVec
-	replica string // names this process's beats
+	rdb       redis.UniversalClient
+	cluster   *redis.ClusterClient // rdb, in a Cluster; else nil
+	sentinels *sentinels           // nil without
+	prefix    string
+	timeout   time.Duration
+	wait      int // replicas to wait for
+	offset    func() time.Duration
+	log       *slog.Logger // or nil
+	replica   string       // names this process's beats
 
-	mu    sync.Mutex // guards the beat
-	sent  map[uint64]time.Time
-	ear   uint64        // counts subscriptions
-	heard time.Time     // when the last beat that came back on this one was sent
-	drift time.Duration // Redis's clock less this process's
-	timed bool          // drift is known
-	lame  bool          // Redis refused the last beat's write
+	latency      *prometheus.HistogramVec
+	unreplicated *prometheus.CounterVec
+
+	mu    sync.Mutex // guards what follows
+	beats uint64     // counts beats
+	sent  map[uint64]sentBeat
+	// shards are Redis's primaries with the slots that they have; without a
+	// Cluster there is one.
+	shards []*shard
+	ear    uint64        // counts subscriptions
+	drift  time.Duration // Redis's clock less this process's
+	timed  bool          // drift is known
 	// listening is when the subscription that stands was made; zero: none stands.
 	listening time.Time
 
 	notBefore   map[[8]byte]time.Time
 	notBeforeAt time.Time // when it was read
 
-	cluster   bool
 	epoch     uint64
 	histories map[string]bool // of the primaries that were connected to
+	warnedAt  time.Time       // of replicas that don't acknowledge
 }
 
 // New returns a Store. It does not dial.
@@ -90,9 +87,11 @@ func New(opts Options) *Store {
 	s := &Store{
 		prefix:  opts.KeyPrefix,
 		timeout: opts.Timeout,
+		wait:    opts.WaitReplicas,
 		offset:  opts.Offset,
+		log:     opts.Log,
 		replica: base64.RawURLEncoding.EncodeToString(id[:]),
-		sent:    map[uint64]time.Time{},
+		sent:    map[uint64]sentBeat{},
 
 		histories: map[string]bool{},
 		latency: prometheus.NewHistogramVec(prometheus.HistogramOpts{
@@ -100,56 +99,20 @@ func New(opts Options) *Store {
 			Help:    "Time that a call of the session store took, by operation and result.",
 			Buckets: []float64{.0002, .0005, .001, .002, .005, .01, .05, .2, 1, 2, 5},
 		}, []string{"operation", "result"}),
+		unreplicated: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Name: "cloakroom_redis_unreplicated_writes_total",
+			Help: "Writes that fewer replicas than redis.wait_replicas acknowledged in time, by operation.",
+		}, []string{"operation"}),
 	}
-	s.rdb = redis.NewClient(&redis.Options{
-		Network:   network(opts.Address),
-		OnConnect: s.connected,
-		Addr:      opts.Address,
-		Username:  opts.Username,
-		Password:  opts.Password,
-		TLSConfig: opts.TLS,
-		// Scripts answer a second run as the first, so one retry is safe; it
-		// is what a connection that died while idle costs.
-		MaxRetries:            1,
-		MinRetryBackoff:       5 * time.Millisecond,
-		MaxRetryBackoff:       50 * time.Millisecond,
-		DialTimeout:           opts.Timeout,
-		DialerRetries:         1,
-		ReadTimeout:           opts.Timeout,
-		WriteTimeout:          opts.Timeout,
-		ContextTimeoutEnabled: true,
-		// A pool that waits as long as a call may take adds no wait of its own.
-		PoolTimeout:              opts.Timeout,
-		PoolSize:                 64,
-		DisableIdentity:          true,
-		MaintNotificationsConfig: &maintnotifications.Config{Mode: maintnotifications.ModeDisabled},
-	})
+	s.connect(opts)
+	if s.cluster == nil {
+		s.shards = []*shard{{key: s.prefix + "beat:" + s.replica}}
+	}
 	if opts.Metrics != nil {
-		opts.Metrics.MustRegister(s.latency)
+		opts.Metrics.MustRegister(s.latency, s.unreplicated)
 	}
 	return s
 }
-
-// go-redis writes to a logger of the whole process. Whatever it has to say of a
-// call comes back as that call's error, too.
-func init() { redis.SetLogger(silence{}) }
-
-type silence struct{}
-
-func (silence) Printf(context.Context, string, ...any) {}
-
-func network(address string) string {
-	if len(address) > 0 && address[0] == '/' {
-		return "unix"
-	}
-	return "tcp"
-}
-
-// Close closes the connections.
-func (s *Store) Close() error { return s.rdb.Close() }
-
-// Ping reports whether Redis answers and takes writes.
-func (s *Store) Ping(ctx context.Context) error { return s.beat(ctx, 0) }
 
 func text(sid [16]byte) string { return base64.RawURLEncoding.EncodeToString(sid[:]) }
 
@@ -175,10 +138,10 @@ func (s *Store) measure(ctx context.Context, operation string, call func(context
 // Begin writes a new session's record, which must not exist.
 func (s *Store) Begin(ctx context.Context, sid [16]byte, r Record) error {
 	return s.measure(ctx, "begin", func(ctx context.Context) error {
-		err := s.rdb.SetArgs(ctx, s.recordKey(sid), r.marshal(), redis.SetArgs{
+		err := s.set(ctx, "begin", s.recordKey(sid), r.marshal(), redis.SetArgs{
 			Mode:     "NX",
 			ExpireAt: r.ExpiresAt.Add(24*time.Hour - s.offset()),
-		}).Err()
+		})
 		if errors.Is(err, redis.Nil) {
 			// A retry after a lost reply finds the first run's record: it is ours,
 			// since 128 random bits don't meet.
@@ -253,11 +216,14 @@ func (s *Store) run(ctx context.Context, sc *script, sid [16]byte, args ...any) 
 	all := append([]any{s.offset().Milliseconds(), s.channel(), text(sid)}, args...)
 	keys := []string{s.recordKey(sid), s.predecessorKey(sid)}
 	err = s.measure(ctx, sc.name, func(ctx context.Context) error {
-		reply, err := sc.lua.Run(ctx, s.rdb, keys, all...).Slice()
+		cmd, replicas := s.eval(ctx, sc, keys, all)
+		reply, err := cmd.Slice()
 		if err != nil {
 			return err
 		}
-		a, err = parseAnswer(reply)
+		if a, err = parseAnswer(reply); err == nil && a.Result == OK {
+			s.acknowledged(ctx, sc.name, replicas)
+		}
 		return err
 	})
 	return a, err

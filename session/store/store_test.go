@@ -10,26 +10,32 @@ import (
 	"time"
 
 	"github.com/redis/go-redis/v9"
-	"go.uber.org/goleak"
 
 	"github.com/cloakroom/cloakroom/session/storetest"
 )
 
-func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
-
 type fixture struct {
 	*Store
 	t      *testing.T
-	rdb    *redis.Client
-	server *storetest.Server
+	rdb    redis.UniversalClient
+	server *storetest.Server // of newFixture alone
 	offset time.Duration
 	app    [8]byte
 	keys   [][4]byte
 }
 
+// newFixture has a Redis of its own.
 func newFixture(t *testing.T) *fixture {
-	f := &fixture{t: t, server: storetest.Redis(t), app: [8]byte{1, 2, 3}, keys: [][4]byte{{9}, {7}}}
-	f.Store = New(Options{Address: f.server.Addr(), KeyPrefix: "t:", Offset: func() time.Duration { return f.offset }})
+	server := storetest.Redis(t)
+	f := fixtureOf(t, Options{Address: server.Addr(), KeyPrefix: "t:"})
+	f.server = server
+	return f
+}
+
+func fixtureOf(t *testing.T, o Options) *fixture {
+	f := &fixture{t: t, app: [8]byte{1, 2, 3}, keys: [][4]byte{{9}, {7}}}
+	o.Offset = func() time.Duration { return f.offset }
+	f.Store = New(o)
 	f.rdb = f.Store.rdb
 	t.Cleanup(func() { f.Close() })
 	return f
@@ -131,8 +137,10 @@ func TestScriptsAndGoAgreeOnTheLayout(t *testing.T) {
 // Every change, run twice, answers as the first time and changes nothing more;
 // on another version it does nothing.
 func TestChangesAreIdempotentAndFenced(t *testing.T) {
-	t.Parallel()
-	f := newFixture(t)
+	inEveryMode(t, testChangesAreIdempotentAndFenced)
+}
+
+func testChangesAreIdempotentAndFenced(t *testing.T, f *fixture) {
 	ctx := t.Context()
 	for _, row := range []struct {
 		name   string
@@ -182,9 +190,9 @@ func TestChangesAreIdempotentAndFenced(t *testing.T) {
 	}
 }
 
-func TestOneReplicaSendsPerVersion(t *testing.T) {
-	t.Parallel()
-	f := newFixture(t)
+func TestOneReplicaSendsPerVersion(t *testing.T) { inEveryMode(t, testOneReplicaSendsPerVersion) }
+
+func testOneReplicaSendsPerVersion(t *testing.T, f *fixture) {
 	sid := f.begin()
 	slow, quick := Attempt(id()), Attempt(id())
 	a, err := f.Claim(t.Context(), sid, 1, slow, time.Second)
@@ -207,9 +215,9 @@ func TestOneReplicaSendsPerVersion(t *testing.T) {
 	want(t, a, err, OK)
 }
 
-func TestMarkIsTouchedByItsOwnAlone(t *testing.T) {
-	t.Parallel()
-	f := newFixture(t)
+func TestMarkIsTouchedByItsOwnAlone(t *testing.T) { inEveryMode(t, testMarkIsTouchedByItsOwnAlone) }
+
+func testMarkIsTouchedByItsOwnAlone(t *testing.T, f *fixture) {
 	sid := f.begin()
 	first := f.send(sid, 1)
 	a, err := f.Commit(t.Context(), sid, f.advance(sid, 1, 1, first))
@@ -295,9 +303,9 @@ func TestOutOfMemoryLeavesTheVerdictStanding(t *testing.T) {
 	_ = a
 }
 
-func TestBackoffLetsOneProbeThrough(t *testing.T) {
-	t.Parallel()
-	f := newFixture(t)
+func TestBackoffLetsOneProbeThrough(t *testing.T) { inEveryMode(t, testBackoffLetsOneProbeThrough) }
+
+func testBackoffLetsOneProbeThrough(t *testing.T, f *fixture) {
 	enter := func() (time.Duration, bool) {
 		wait, probe, err := f.EnterBackoff(t.Context(), "shop", 15*time.Second)
 		if err != nil {

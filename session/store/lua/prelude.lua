@@ -42,8 +42,10 @@ local function clock()
 end
 
 -- An end leaves a tombstone that remembers why until a day after the session
--- would have ended. DEL comes first: it frees the memory that SET may lack.
--- In a tombstone `looked` is when its lock is over, 0 for never.
+-- would have ended. In a tombstone `looked` is when its lock is over, 0 for
+-- never. Where SET lacks memory, DEL frees it. It doesn't come first: where a
+-- Cluster is moving the slot, a key that isn't there can't be written any more,
+-- and the session would be gone without a trace.
 local function finish(record, reason, flags, locked_until)
   local expires = num(record, AT.expires, 8)
   local t = slice(record, 0, HEADER)
@@ -51,8 +53,13 @@ local function finish(record, reason, flags, locked_until)
   t = put(t, AT.hash, string.rep('\0', 32))
   t = put(t, AT.lease_until, string.rep('\0', HEADER - AT.lease_until))
   t = put(t, AT.looked, bytes(locked_until or 0, 8))
-  redis.call('DEL', KEYS[1], KEYS[2])
-  redis.call('SET', KEYS[1], t, 'PXAT', string.format('%d', expires + DAY - tonumber(ARGV[1])))
+  local till = string.format('%d', expires + DAY - tonumber(ARGV[1]))
+  local reply = redis.pcall('SET', KEYS[1], t, 'PXAT', till)
+  redis.call('DEL', KEYS[2])
+  if type(reply) == 'table' and reply.err then
+    redis.call('DEL', KEYS[1])
+    redis.call('SET', KEYS[1], t, 'PXAT', till)
+  end
   redis.call('PUBLISH', ARGV[2], 'end ' .. ARGV[3])
   return t
 end
