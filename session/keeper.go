@@ -52,10 +52,11 @@ type Keeper struct {
 	watches *watches
 	journal *journal
 
-	mu      sync.Mutex // guards flights and quiet
+	mu      sync.Mutex // guards flights, quiet and calls
 	flights map[SID]*flight
-	quiet   map[string]time.Time    // app: when its provider may be called again
-	looked  *otter.Cache[SID, look] // what a look at a lone mark told, for a moment
+	quiet   map[string]time.Time     // app: when its provider may be called again
+	calls   map[string]chan struct{} // app: a place for each call under way
+	looked  *otter.Cache[SID, look]  // what a look at a lone mark told, for a moment
 	flying  sync.WaitGroup
 }
 
@@ -88,6 +89,7 @@ func New(st *store.Store, keys *Keyring, opts Options) *Keeper {
 		journal: newJournal(),
 		flights: map[SID]*flight{},
 		quiet:   map[string]time.Time{},
+		calls:   map[string]chan struct{}{},
 		looked: otter.Must(&otter.Options[SID, look]{
 			MaximumSize:      newsEntries,
 			ExpiryCalculator: otter.ExpiryWriting[SID, look](lookAgain),

@@ -188,6 +188,12 @@ func (k *Keeper) fly(ctx context.Context, app *App, v *view, stays func() bool, 
 	if v.Tokens.Refresh == "" {
 		return e.advance(ctx)
 	}
+	done, err := k.turn(ctx, app)
+	if err != nil {
+		e.withdraw(ctx)
+		return nil, err
+	}
+	defer done()
 	wait, probe, err := k.store.EnterBackoff(ctx, app.Name, answerLimit)
 	if err != nil || wait > 0 {
 		e.withdraw(ctx)

@@ -152,6 +152,11 @@ type App struct {
 	// reuse as an incident.
 	UnknownAnswerEnds bool
 
+	// RefreshRate is how many refresh tokens a second all replicas together present
+	// at most, after a second's worth at once; 0: as many as need be. What waits
+	// longer than a request does is an [UnavailableError].
+	RefreshRate int
+
 	// Refresh trades a refresh token for new tokens.
 	Refresh RefreshFunc
 	// Revoke hands tokens that nobody will use back to the provider, once and
