@@ -157,6 +157,7 @@ func (l *loader) provider(o *object, mode string, remembers bool) Provider {
 		UserInfo:   o.get("userinfo").boolean(false),
 		// Longer than a minute is no tolerance of lost answers, it's no rotation.
 		RefreshReuse:        o.get("refresh_reuse").duration(0, 0, time.Minute),
+		RefreshRate:         o.get("refresh_rate").integer(0, 0, 100_000),
 		UnknownAnswer:       o.get("unknown_answer").choice("retry", "retry", "end"),
 		AuthorizationParams: authorizationParams(o.get("authorization_params")),
 	}

@@ -139,6 +139,9 @@ type Provider struct {
 	// RefreshReuse is how long the provider tolerates a refresh token's second
 	// use; 0: not at all.
 	RefreshReuse time.Duration
+	// RefreshRate is how many refreshes a second all replicas ask for together;
+	// 0: as many as need be.
+	RefreshRate int
 	// UnknownAnswer is "retry" or "end": what becomes of a session whose
 	// refresh had no readable answer.
 	UnknownAnswer string
