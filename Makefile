@@ -6,6 +6,7 @@ FUZZTIME ?= 30s
 ROUNDS   ?= 200
 SESSIONS ?= 1000
 ENDS     ?= 200
+RUNS     ?= 5
 CROWD    ?= 100000
 CROWD_USER ?= 1000
 
@@ -54,6 +55,10 @@ revocation: setup ## Time from an end to its refusal at another replica: ENDS (2
 .PHONY: mutants
 mutants: setup ## Break each safety rule once and see its named test fail (ONLY=regexp of ids); not part of test
 	$(GO) -C test run ./mutants -run '$(ONLY)'
+
+.PHONY: chrome-crash
+chrome-crash: setup ## Kill Chromium after a rotation, RUNS (5) times each way: how often the session is lost
+	RUNS=$(RUNS) $(GO) -C test test -count=1 -timeout 60m -v -run '^TestChromiumIsKilledAfterARotation$$' .
 
 .PHONY: crowd
 crowd: setup ## List and end a user's 1,000 sessions (CROWD_USER=) in a store of 100,000 (CROWD=)

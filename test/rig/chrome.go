@@ -13,13 +13,18 @@ import (
 
 // Chrome is a headless Chromium with a fresh profile and one tab.
 type Chrome struct {
-	t   testing.TB
-	ctx context.Context
+	t    testing.TB
+	ctx  context.Context
+	gone bool
 }
 
 // NewChrome starts Chromium for the length of the test. It accepts any
 // certificate, as a person may for a self-signed one.
-func NewChrome(t testing.TB) *Chrome {
+func NewChrome(t testing.TB) *Chrome { return ChromeIn(t, t.TempDir()) }
+
+// ChromeIn is NewChrome with a profile that may have been used before, and with
+// further flags. A profile is one browser's at a time.
+func ChromeIn(t testing.TB, profile string, flags ...string) *Chrome {
 	t.Helper()
 	path := ""
 	for _, name := range []string{"chromium", "chromium-browser", "google-chrome"} {
@@ -31,25 +36,31 @@ func NewChrome(t testing.TB) *Chrome {
 	if path == "" {
 		t.Fatal("rig: this test needs Chromium: run test/setup.sh, or apt-get install chromium")
 	}
-	ctx, cancel := chromedp.NewExecAllocator(context.Background(),
-		chromedp.ExecPath(path), chromedp.UserDataDir(t.TempDir()),
+	options := []chromedp.ExecAllocatorOption{
+		chromedp.ExecPath(path), chromedp.UserDataDir(profile),
 		chromedp.Headless, chromedp.NoSandbox, chromedp.DisableGPU, chromedp.NoFirstRun, chromedp.NoDefaultBrowserCheck,
 		chromedp.Flag("disable-quic", true), chromedp.Flag("disable-background-networking", true),
 		chromedp.Flag("disable-component-update", true), chromedp.Flag("disable-sync", true),
 		// Containers have a small /dev/shm.
 		chromedp.Flag("disable-dev-shm-usage", true),
 		chromedp.Flag("ignore-certificate-errors", true),
-	)
+	}
+	for _, name := range flags {
+		options = append(options, chromedp.Flag(name, true))
+	}
+	ctx, cancel := chromedp.NewExecAllocator(context.Background(), options...)
 	t.Cleanup(cancel)
 	tab, cancel := chromedp.NewContext(ctx)
+	c := &Chrome{t: t, ctx: tab}
 	t.Cleanup(func() {
-		// Waits for the browser's end, so that its profile can be removed.
-		if err := chromedp.Cancel(tab); err != nil {
-			t.Logf("rig: chromium: %v", err)
+		if !c.gone {
+			// Waits for the browser's end, so that its profile can be removed.
+			if err := chromedp.Cancel(tab); err != nil {
+				t.Logf("rig: chromium: %v", err)
+			}
 		}
 		cancel()
 	})
-	c := &Chrome{t: t, ctx: tab}
 	// The first call starts the browser, which lives as long as the context it is
 	// given: not the shorter one of Do.
 	if err := chromedp.Do(tab); err != nil {
@@ -113,4 +124,25 @@ func (c *Chrome) SessionCookie() *network.Cookie {
 		}
 	}
 	return nil
+}
+
+// Kill ends Chromium as a crash does (SIGKILL), and returns when it is gone.
+func (c *Chrome) Kill() {
+	c.t.Helper()
+	browser := chromedp.FromContext(c.ctx).Browser
+	c.gone = true
+	if err := browser.Process().Kill(); err != nil {
+		c.t.Fatalf("rig: kill chromium: %v", err)
+	}
+	<-browser.LostConnection
+	_ = chromedp.Cancel(c.ctx) // its other processes, too
+}
+
+// Quit ends Chromium as a person does, and returns when it is gone.
+func (c *Chrome) Quit() {
+	c.t.Helper()
+	c.gone = true
+	if err := chromedp.Cancel(c.ctx); err != nil {
+		c.t.Fatalf("rig: quit chromium: %v", err)
+	}
 }
