@@ -95,11 +95,11 @@ func TestDefaults(t *testing.T) {
 		{"trusted_proxies", len(c.TrustedProxies), 0},
 		{"drain", c.Drain, config.Drain{Delay: 0, Timeout: 30 * time.Second}},
 		{"limits", c.Limits, config.Limits{HeaderBytes: 32768}},
-		{"redis", c.Redis, config.Redis{Address: "127.0.0.1:6379", KeyPrefix: "cloakroom:", Timeout: 2 * time.Second}},
+		{"redis", fmt.Sprint(c.Redis), "{single [127.0.0.1:6379]  [redacted] <nil> {  [redacted]} cloakroom: 2s 0}"},
 		{"admin", c.Admin, config.Admin{Network: "tcp", Address: "127.0.0.1:9090"}},
 		{"log", fmt.Sprint(c.Log), "{INFO json false}"},
 		{"origin", a.Origin.String(), "https://shop.example.com"},
-		{"provider", fmt.Sprint(a.Provider), "{https://id.example.com shop-gateway client_secret_basic [redacted] [openid profile offline_access] map[] [prompt login_hint ui_locales] false 0s retry  false}"},
+		{"provider", fmt.Sprint(a.Provider), "{https://id.example.com shop-gateway client_secret_basic [redacted] [openid profile offline_access] map[] [prompt login_hint ui_locales] false 0s 0 retry  false}"},
 		{"session", a.Session, config.Session{IdleTimeout: 30 * time.Minute, AbsoluteTimeout: 12 * time.Hour, SameSite: "strict", RotationGrace: time.Minute, CacheTTL: 5 * time.Second, AfterLogout: "/", Binding: "none"}},
 		{"token", a.Token, config.Token{Mode: "relay"}},
 		{"user_claims", fmt.Sprint(a.UserClaims), "[sub name email picture]"},
@@ -148,10 +148,10 @@ tls: {cert_file: /nowhere/cert.pem}
 trusted_proxies: [0.0.0.0/0, 10.0.0.1/8, nonsense]
 drain: {timeout: 0s, delay: 300x}
 redis:
-  mode: cluster
-  addresses: ["a:1", "b:2"]
+  mode: replicated
+  addresses: ["a:1", "a:1", "redis"]
   sentinel: {master: x}
-  wait_replicas: 1
+  wait_replicas: -1
 keys: [short]
 admin: {listen: "0.0.0.0:9090"}
 log: {level: loud, format: json}
@@ -191,10 +191,12 @@ apps:
 		"5: trusted_proxies[2]: must be an address or a prefix such as 10.0.0.0/8",
 		"6: drain.delay: must be a duration such as 500ms, 30s, 5m or 12h",
 		"6: drain.timeout: must be at least 1s",
-		"8: redis.mode: must be single",
+		"8: redis.mode: must be single or sentinel or cluster",
 		"9: redis.addresses: must hold exactly one host:port",
-		"10: redis.sentinel: is unknown",
-		"11: redis.wait_replicas: is unknown",
+		"9: redis.addresses[1]: is given twice",
+		"9: redis.addresses[2]: must be host:port",
+		"10: redis.sentinel: has no effect without mode: sentinel",
+		"11: redis.wait_replicas: must be a whole number in decimal digits",
 		"12: keys[0]: must be 43 characters of base64url, as `cloakroom keys new` prints them",
 		"13: admin.listen: is open to other machines, so admin.token is required",
 		"14: log.level: must be debug or info or warn or error",
