@@ -30,7 +30,9 @@ func (g *Gateway) admit(w *response, r *http.Request, need session.Need) (sessio
 		w.watch = g.keeper.Watch(w.app.policy, t.SID)
 	}
 	need.Received = w.received
-	o, err := g.keeper.Open(r.Context(), w.app.policy, t, need) // it bounds its own waits
+	ctx, end := g.step(w, r, "session")
+	o, err := g.keeper.Open(ctx, w.app.policy, t, need) // it bounds its own waits
+	end(err)
 	if err != nil {
 		return session.Opened{}, err
 	}

@@ -51,6 +51,7 @@ import (
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
+	"go.opentelemetry.io/otel/trace"
 
 	"github.com/cloakroom/cloakroom/gateway/proxy"
 	"github.com/cloakroom/cloakroom/session"
@@ -67,6 +68,7 @@ type Gateway struct {
 	// headerBytes bounds a request's header; accessLog has each request told.
 	headerBytes int
 	accessLog   bool
+	tracer      trace.Tracer // nil: nothing is traced
 	now         func() time.Time
 
 	apps atomic.Pointer[map[string]*app] // by host; replaced as a whole by Swap
@@ -92,14 +94,17 @@ type Options struct {
 	HeaderBytes int
 	// AccessLog has a line a request at level info, instead of debug.
 	AccessLog bool
-	Now       func() time.Time // nil: time.Now
+	// Tracer makes a span of each request, and of what it waits for. It should not
+	// follow a client's wish to be sampled. Nil: nothing is traced.
+	Tracer trace.Tracer
+	Now    func() time.Time // nil: time.Now
 }
 
 // New returns a Gateway that serves no app until [Gateway.Swap].
 func New(keeper *session.Keeper, keys *session.Keyring, opts Options) *Gateway {
 	g := &Gateway{
 		keeper: keeper, keys: keys, log: opts.Log, trusted: opts.TrustedProxies, now: opts.Now,
-		headerBytes: opts.HeaderBytes, accessLog: opts.AccessLog,
+		headerBytes: opts.HeaderBytes, accessLog: opts.AccessLog, tracer: opts.Tracer,
 		metrics: newMetrics(opts.Metrics), mayHandOut: keeper.MayHandOut,
 		verifying: make(chan struct{}, maxVerifying),
 	}
@@ -143,7 +148,13 @@ func (g *Gateway) Wait(ctx context.Context) error { return g.jobs.wait(ctx) }
 
 // ServeHTTP answers one request.
 func (g *Gateway) ServeHTTP(rw http.ResponseWriter, r *http.Request) {
-	w := &response{ResponseWriter: rw, g: g, received: g.now(), parent: proxy.Traceparent(r.Header)}
+	w := &response{ResponseWriter: rw, g: g, received: g.now()}
+	boundTracestate(r.Header)
+	if g.tracer != nil {
+		r = g.startTrace(w, r)
+	} else {
+		w.parent = proxy.Traceparent(r.Header)
+	}
 	w.trace = proxy.TraceID(w.parent)
 	defer g.finish(w, r)
 	if err := g.serve(w, r); err != nil {
@@ -261,6 +272,7 @@ func (g *Gateway) own(w *response, r *http.Request, path string) error {
 func (g *Gateway) finish(w *response, r *http.Request) {
 	v := recover()
 	w.watch.Stop()
+	defer w.endTrace(r)
 	if v == http.ErrAbortHandler {
 		g.access(w, r)
 		panic(v) // net/http's way to cut an answer off

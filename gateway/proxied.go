@@ -7,6 +7,8 @@ import (
 	"strings"
 	"time"
 
+	"go.opentelemetry.io/otel/attribute"
+
 	"github.com/cloakroom/cloakroom/gateway/proxy"
 	"github.com/cloakroom/cloakroom/session"
 )
@@ -20,6 +22,9 @@ func (g *Gateway) proxied(w *response, r *http.Request, path string) error {
 	rt, err := w.app.route(path, r.Method)
 	if err != nil {
 		return err
+	}
+	if w.span != nil {
+		w.span.SetAttributes(attribute.String("http.route", rt.Path))
 	}
 	if err := rt.limitBody(r); err != nil {
 		return err

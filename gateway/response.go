@@ -7,6 +7,8 @@ import (
 	"net/http"
 	"time"
 
+	"go.opentelemetry.io/otel/trace"
+
 	"github.com/cloakroom/cloakroom/gateway/proxy"
 	"github.com/cloakroom/cloakroom/session"
 )
@@ -22,8 +24,9 @@ type response struct {
 	g        *Gateway
 	app      *app // nil until the host is known
 	received time.Time
-	trace    string // the trace's id
-	parent   string // the whole traceparent
+	trace    string     // the trace's id
+	parent   string     // the whole traceparent
+	span     trace.Span // the request's; nil unless it is recorded
 	endpoint endpoint
 	sid      session.SID // of the ticket shown, if one was read
 	// watch is the session's, while a route's answer is under way.

@@ -5,6 +5,8 @@ import (
 	"errors"
 	"net/http"
 
+	"go.opentelemetry.io/otel/trace"
+
 	"github.com/cloakroom/cloakroom/gateway/proxy"
 	"github.com/cloakroom/cloakroom/session"
 )
@@ -28,7 +30,8 @@ func (g *Gateway) forward(w *response, r *http.Request, rt *Route, path string, 
 	return g.send(w, r, rt, path, from)
 }
 
-func (g *Gateway) send(w *response, r *http.Request, rt *Route, path string, from caller) error {
+// send is forward, within the route's limits.
+func (g *Gateway) send(w *response, r *http.Request, rt *Route, path string, from caller) (err error) {
 	call := proxy.Call{Path: path, Bearer: from.token, Headers: from.headers, Traceparent: w.parent, Ended: from.watch.Done()}
 	if from.watch != nil && proxy.IsWebSocket(r) {
 		ended := make(chan struct{})
@@ -43,7 +46,12 @@ func (g *Gateway) send(w *response, r *http.Request, rt *Route, path string, fro
 		})()
 		call.Ended, r = ended, r.WithContext(ctx)
 	}
-	err := rt.Upstream.Forward(w, r, call)
+	if w.span != nil {
+		ctx, end := g.step(w, r, "upstream")
+		r, call.Traceparent = r.WithContext(ctx), traceparent(trace.SpanContextFromContext(ctx))
+		defer func() { end(err) }()
+	}
+	err = rt.Upstream.Forward(w, r, call)
 	if over := from.watch.Err(); over != nil && (errors.Is(err, proxy.ErrEnded) || errors.Is(err, context.Canceled)) {
 		return g.overtaken(w, r, from, over)
 	}

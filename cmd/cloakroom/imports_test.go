@@ -42,6 +42,7 @@ var theirs = map[string][]string{
 	"github.com/gorilla/securecookie": {"gateway"},
 	"github.com/golang-jwt/":          {"gateway/idp", "gateway/mint", "gateway/gatewaytest"},
 	"github.com/MicahParks/":          {"gateway/idp", "gateway/mint", "gateway/gatewaytest"},
+	"go.opentelemetry.io/":            {"cmd/cloakroom", "gateway"},
 	"testing":                         {"gateway/gatewaytest", "session/storetest"},
 }
 

@@ -33,6 +33,7 @@ type service struct {
 	gateway   *gateway.Gateway
 	metrics   *prometheus.Registry
 	upstreams *upstream.Metrics
+	tracing   *tracing // nil: none
 	providers []appProvider
 	// looked is the apps as operators look after them.
 	looked atomic.Pointer[[]admin.App]
@@ -70,8 +71,16 @@ func wire(cfg *config.Config, log *slog.Logger) (*service, error) {
 		Metrics:   s.metrics,
 	})
 	s.keeper = session.New(s.store, ring, session.Options{Log: log, Metrics: s.metrics})
-	s.gateway = gateway.New(s.keeper, ring, gateway.Options{Log: log, Metrics: s.metrics, TrustedProxies: cfg.TrustedProxies,
-		HeaderBytes: cfg.Limits.HeaderBytes, AccessLog: cfg.Log.Access})
+	if s.tracing, err = newTracing(cfg.Tracing, log); err != nil {
+		s.close()
+		return nil, fmt.Errorf("tracing: %w", err)
+	}
+	opts := gateway.Options{Log: log, Metrics: s.metrics, TrustedProxies: cfg.TrustedProxies,
+		HeaderBytes: cfg.Limits.HeaderBytes, AccessLog: cfg.Log.Access}
+	if s.tracing != nil {
+		opts.Tracer = s.tracing.tracer
+	}
+	s.gateway = gateway.New(s.keeper, ring, opts)
 	if err := s.swap(cfg, ring, idp.NewMetrics(s.metrics), log); err != nil {
 		s.close()
 		return nil, err
@@ -88,6 +97,10 @@ func (s *service) swap(cfg *config.Config, ring *session.Keyring, measured *idp.
 	}
 	toProviders := idp.NewTransport()
 	s.unused = append(s.unused, toProviders.CloseIdleConnections)
+	var providers http.RoundTripper = toProviders
+	if s.tracing != nil {
+		providers = tracedTransport{toProviders, s.tracing.tracer}
+	}
 	pools := map[string]*upstream.Pool{}
 	apps := make([]gateway.App, len(cfg.Apps))
 	looked := make([]admin.App, len(cfg.Apps))
@@ -102,7 +115,7 @@ func (s *service) swap(cfg *config.Config, ring *session.Keyring, measured *idp.
 			AuthorizationParams: a.Provider.AuthorizationParams,
 			UserInfo:            a.Provider.UserInfo,
 			EndSessionEndpoint:  a.Provider.EndSessionEndpoint,
-			Transport:           toProviders,
+			Transport:           providers,
 			Log:                 log.With(slog.String("app", a.Name)),
 			Metrics:             measured,
 		})
@@ -123,6 +136,7 @@ func (s *service) swap(cfg *config.Config, ring *session.Keyring, measured *idp.
 				CacheTTL:          a.Session.CacheTTL,
 				Revalidate:        a.Session.Revalidate,
 				RefreshReuse:      a.Provider.RefreshReuse,
+				RefreshRate:       a.Provider.RefreshRate,
 				UnknownAnswerEnds: a.Provider.UnknownAnswer == "end",
 			},
 			LoginParams:   a.Provider.LoginParams,
@@ -275,6 +289,9 @@ func (s *service) newRoute(cfg *config.Config, a config.App, r config.Route, poo
 func (s *service) close() {
 	for _, letGo := range s.unused {
 		letGo()
+	}
+	if s.tracing != nil {
+		s.tracing.close()
 	}
 	_ = s.store.Close() // what it still holds goes with the process
 }
