@@ -39,21 +39,10 @@ func cookieName(pair string) string {
 	return strings.TrimRight(name, " \t")
 }
 
-// stripCookies removes the gateway's cookies from the lines of a Cookie header
-// and leaves every other byte as it is; a line with nothing else is dropped.
-// It is no parser that could give up (net/http's does at 3000 cookies), and
-// quotes mean nothing to it, as to browsers: what stands after a ";" is a
-// cookie. It may change lines.
-func stripCookies(lines []string, own func(string) bool) []string {
-	kept := lines[:0]
-	for _, line := range lines {
-		if line = stripCookieLine(line, own); line != "" {
-			kept = append(kept, line)
-		}
-	}
-	return kept
-}
-
+// stripCookieLine removes the gateway's cookies from a line of a Cookie header
+// and leaves every other byte as it is. It is no parser that could give up
+// (net/http's does at 3000 cookies), and quotes mean nothing to it, as to
+// browsers: what stands after a ";" is a cookie.
 func stripCookieLine(line string, own func(string) bool) string {
 	var out strings.Builder // filled once something is dropped
 	dropped, empty := false, true
@@ -85,22 +74,4 @@ func stripCookieLine(line string, own func(string) bool) string {
 		return line
 	}
 	return out.String()
-}
-
-// stripSetCookies removes from the lines of a Set-Cookie header those that
-// would set or delete a cookie of the gateway's. It may change lines.
-func stripSetCookies(lines []string, own func(string) bool) []string {
-	kept := lines[:0]
-	for _, line := range lines {
-		pair, _, _ := strings.Cut(line, ";")
-		name := cookieName(pair)
-		drop := ownCookie(own, name)
-		for _, p := range cookiePrefixes {
-			drop = drop || own != nil && own(p+baseName(name))
-		}
-		if !drop {
-			kept = append(kept, line)
-		}
-	}
-	return kept
 }

@@ -1,6 +1,7 @@
 package proxy
 
 import (
+	"context"
 	"net/http"
 	"time"
 )
@@ -8,6 +9,10 @@ import (
 // watchDelay is how long a request is under way before somebody listens for its
 // end. Most are over by then, and need no goroutine for it.
 const watchDelay = 20 * time.Millisecond
+
+// unblockAfter is how long a client may hold up an answer that is complete by
+// not sending the rest of its request.
+const unblockAfter = 100 * time.Millisecond
 
 // phase is how far an exchange has come.
 type phase uint8
@@ -31,27 +36,68 @@ func (x *exchange) hold(next phase) bool {
 	return !x.ended
 }
 
+// Slow begins to listen: for the client's going, and for the session's end.
+func (x *exchange) Slow() {
+	if x.watched {
+		return
+	}
+	x.watched = true
+	x.over = make(chan struct{})
+	x.unwatch[0] = context.AfterFunc(x.in.Context(), x.gone)
+	if x.call.Ended != nil {
+		x.unwatch[1] = time.AfterFunc(watchDelay, x.watch).Stop
+	}
+}
+
+// unwatchAll ends the listening: from now on the exchange can't be ended.
+func (x *exchange) unwatchAll() {
+	x.hold(phaseOver)
+	if !x.watched {
+		return
+	}
+	select {
+	case <-x.over:
+	default:
+		close(x.over)
+	}
+	for _, stop := range x.unwatch {
+		if stop != nil {
+			stop()
+		}
+	}
+}
+
+// gone ends the exchange for want of a client.
+func (x *exchange) gone() {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	if x.phase == phaseWaiting || x.phase == phaseAnswering {
+		x.abort()
+	}
+}
+
 // watch ends the exchange when the caller says so.
 func (x *exchange) watch() {
 	select {
 	case <-x.call.Ended:
-	case <-x.ctx.Done():
+	case <-x.over:
 		return
 	}
 	x.mu.Lock()
 	defer x.mu.Unlock()
 	if x.phase == phaseWaiting || x.phase == phaseAnswering {
 		x.ended = true
-		x.abandon(ErrEnded)
+		x.abandon()
 	}
 }
 
-// late gives up on an upstream that doesn't answer.
-func (x *exchange) late() {
+// tooLate gives up on an upstream that doesn't answer.
+func (x *exchange) tooLate() {
 	x.mu.Lock()
 	defer x.mu.Unlock()
 	if x.phase == phaseWaiting {
-		x.abandon(ErrTimeout)
+		x.late = true
+		x.abandon()
 	}
 }
 
@@ -59,8 +105,8 @@ func (x *exchange) late() {
 // for: to send the rest of its request, or to read the rest of its answer. x.mu
 // is held to the end: after Forward has returned, or the connection was taken
 // over, the deadlines are somebody else's.
-func (x *exchange) abandon(cause error) {
-	x.cancel(cause)
+func (x *exchange) abandon() {
+	x.abort()
 	rc, past := http.NewResponseController(x.w), time.Unix(1, 0)
 	if x.in.Body != http.NoBody {
 		_ = rc.SetReadDeadline(past)

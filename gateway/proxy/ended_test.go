@@ -11,6 +11,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/cloakroom/cloakroom/gateway/upstream"
 )
 
 func TestEndedBeforeItIsSent(t *testing.T) {
@@ -43,7 +45,7 @@ func TestEndedBeforeItIsAnswered(t *testing.T) {
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			ended, gone := make(chan struct{}), make(chan struct{})
-			u := serveRaw(t, func(_ *upstream, _ string, c net.Conn, br *bufio.Reader) bool {
+			u := serveRaw(t, func(_ *rawUpstream, _ string, c net.Conn, br *bufio.Reader) bool {
 				close(ended)
 				io.Copy(io.Discard, br)
 				close(gone)
@@ -67,7 +69,7 @@ func TestEndedBeforeItIsAnswered(t *testing.T) {
 func TestEndedAsItIsAnswered(t *testing.T) {
 	for _, answer := range []string{okAnswer, switchAnswer} {
 		ended := make(chan struct{})
-		u := serveRaw(t, func(_ *upstream, _ string, c net.Conn, _ *bufio.Reader) bool {
+		u := serveRaw(t, func(_ *rawUpstream, _ string, c net.Conn, _ *bufio.Reader) bool {
 			close(ended)
 			io.WriteString(c, answer)
 			return false
@@ -97,7 +99,7 @@ func TestEndedWithinTheAnswer(t *testing.T) {
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			gone := make(chan struct{})
-			u := serveRaw(t, func(_ *upstream, _ string, c net.Conn, br *bufio.Reader) bool {
+			u := serveRaw(t, func(_ *rawUpstream, _ string, c net.Conn, br *bufio.Reader) bool {
 				defer close(gone)
 				io.WriteString(c, "HTTP/1.1 200 OK\r\n"+tt.head+"\r\n"+tt.part)
 				for part := make([]byte, 1<<20); tt.flood; {
@@ -144,7 +146,7 @@ func TestEndedWithinTheAnswer(t *testing.T) {
 }
 
 func TestEndedOverHTTP2(t *testing.T) {
-	u := serveRaw(t, func(_ *upstream, head string, c net.Conn, br *bufio.Reader) bool {
+	u := serveRaw(t, func(_ *rawUpstream, head string, c net.Conn, br *bufio.Reader) bool {
 		if strings.HasPrefix(head, "GET /stream ") {
 			io.WriteString(c, "HTTP/1.1 200 OK\r\nContent-Length: 1000000000\r\n\r\ndata: x")
 			for part := make([]byte, 1<<20); ; {
@@ -161,7 +163,7 @@ func TestEndedOverHTTP2(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer p.cfg.Transport.(*http.Transport).CloseIdleConnections()
+	defer p.cfg.Transport.(*upstream.Pool).Close()
 	srv := httptest.NewUnstartedServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		if err := p.Forward(w, r, Call{Path: r.URL.Path, Ended: ended}); errors.Is(err, ErrEnded) {
 			w.WriteHeader(http.StatusUnauthorized)

@@ -1,254 +1,148 @@
 package proxy
 
 import (
-	"context"
 	"errors"
 	"fmt"
 	"io"
+	"log/slog"
 	"maps"
 	"net"
 	"net/http"
-	"net/http/httptrace"
-	"net/http/httputil"
-	"net/textproto"
-	"net/url"
-	"strings"
 	"sync"
 	"time"
+
+	"github.com/cloakroom/cloakroom/gateway/upstream"
 )
 
-// maxInformational is how many informational responses to one request are
-// passed on. An upstream that sends more is broken: two or three are usual.
-const maxInformational = 16
-
-// exchange is one request under way. It travels in the request's context.
+// exchange is one request under way.
 type exchange struct {
 	proxy   *Proxy
 	call    Call
 	in      *http.Request
 	w       http.ResponseWriter
-	ctx     context.Context
-	cancel  context.CancelCauseFunc
 	upgrade bool // a WebSocket was asked for
-	clock   clock
 
 	// Of the handler's goroutine.
-	err      error       // set by fail
-	conn     net.Conn    // that carries the upgrade
-	upstream *side       // set when the upstream has agreed to it
-	head     http.Header // of its 101
+	direct  upstream.Exchange // over plain HTTP/1.1, or unused
+	started bool              // the final header is written
+	dirty   bool              // something is, that was not flushed
+	watched bool              // somebody listens for the end
+	unwatch [2]func() bool    // stop the listening
+	over    chan struct{}     // closed when Forward returns; nil: nobody listens
+	cancel  func()            // ends the request to an http.RoundTripper; nil: direct
+	conn    net.Conn          // that carries an upgrade through one
 
 	mu      sync.Mutex
 	phase   phase
 	ended   bool  // by the caller, before the answer or within it
+	late    bool  // the upstream did not answer in time
 	bodyErr error // why the request's body could not be read
-	done    bool  // the final header is in: no more informational ones
-	passed  int   // informational responses passed on
 }
 
-type exchangeKey struct{}
+// exchanges are those that nobody else has known of.
+var exchanges = sync.Pool{New: func() any { return new(exchange) }}
 
-func exchangeOf(ctx context.Context) *exchange { return ctx.Value(exchangeKey{}).(*exchange) }
-
-// rewrite makes the upstream's request: strip first, then set.
-func (p *Proxy) rewrite(pr *httputil.ProxyRequest) {
-	in, out := pr.In, pr.Out
-	x := exchangeOf(in.Context())
-
-	path := x.call.Path
-	if p.cfg.StripPrefix != "" {
-		path = StripPrefix(path, p.cfg.StripPrefix)
+// recycle lets the next request have x, if no goroutine but the handler's can
+// hold on to it.
+func (x *exchange) recycle() {
+	if x.watched || x.in.Body != http.NoBody {
+		return
 	}
-	path = p.base + path
-	out.URL = &url.URL{
-		Scheme:  p.cfg.Target.Scheme,
-		Host:    p.cfg.Target.Host,
-		Path:    decodePath(path),
-		RawPath: path,
-		// ReverseProxy has dropped from its own what it can't parse.
-		RawQuery:   in.URL.RawQuery,
-		ForceQuery: in.URL.ForceQuery,
-	}
-	out.Host = ""
-
-	h := out.Header
-	p.filter.request(h)
-	for _, f := range x.call.Headers {
-		if validValue(f.Value) {
-			h.Set(f.Name, f.Value)
-		}
-	}
-	if !x.upgrade {
-		// Whatever protocol it names (h2c!), it would not be one we can judge.
-		delete(h, "Connection")
-		delete(h, "Upgrade")
-	}
-	if x.call.Bearer != "" {
-		h["Authorization"] = []string{"Bearer " + string(x.call.Bearer)}
-	}
-	if v := forwardedFor(in, p.cfg.TrustedProxies); v != "" {
-		h["X-Forwarded-For"] = []string{v}
-	}
-	h["X-Forwarded-Host"] = []string{in.Host}
-	h["X-Forwarded-Proto"] = []string{p.publicScheme(in)}
-	tp := x.call.Traceparent
-	if tp == "" {
-		tp = Traceparent(h)
-	}
-	if got := h["Traceparent"]; len(got) != 1 || got[0] != tp {
-		delete(h, "Tracestate") // it belongs to a trace that ends here
-		h["Traceparent"] = []string{tp}
-	}
-	unmarkIdempotent(h)
-
-	out.Trailer = nil
-	if out.Body != nil {
-		for name := range in.Trailer {
-			if p.filter.trailer(name) {
-				if out.Trailer == nil {
-					out.Trailer = make(http.Header)
-				}
-				out.Trailer[name] = nil
-			}
-		}
-		out.Body = &requestBody{ReadCloser: out.Body, x: x, trailer: out.Trailer}
-	}
+	x.direct.Reset()
+	fields := x.direct.Fields
+	head := x.direct.Head
+	*x = exchange{}
+	x.direct.Fields, x.direct.Head = fields, head
+	exchanges.Put(x)
 }
 
-func (p *Proxy) publicScheme(r *http.Request) string {
-	switch {
-	case p.cfg.PublicScheme != "":
-		return p.cfg.PublicScheme
-	case r.TLS != nil:
-		return "https"
-	}
-	return "http"
-}
-
-// unmarkIdempotent keeps http.Transport from sending a POST without a body
-// twice because of an Idempotency-Key: it looks for the key under its canonical
-// name only. On the wire the name is the same in any case.
-func unmarkIdempotent(h http.Header) {
-	for _, name := range [...]string{"Idempotency-Key", "X-Idempotency-Key"} {
-		if v, ok := h[name]; ok {
-			delete(h, name)
-			h[strings.ToLower(name)] = v
-		}
-	}
-}
-
-// respond cleans the upstream's response. An error from here means that it
-// can't be passed on.
-func (p *Proxy) respond(res *http.Response) error {
-	x := exchangeOf(res.Request.Context())
-	if !x.clock.stop() {
-		return ErrTimeout // it came as the time ran out, and its body is cut off
-	}
-	p.filter.response(res.Header)
-	if res.StatusCode == http.StatusSwitchingProtocols {
-		return x.switched(res)
-	}
-	if !x.hold(phaseAnswering) {
-		return ErrEnded
-	}
-	if _, ok := res.Header["Content-Type"]; !ok {
-		x.w.Header()["Content-Type"] = nil // or net/http would guess one
-	}
-	if res.ContentLength < 0 || res.ProtoMajor != 1 {
-		p.filter.response(res.Trailer)
-		if len(res.Trailer) > 0 && x.in.ProtoMajor == 1 && x.in.Method != http.MethodHead {
-			delete(res.Header, "Content-Length") // HTTP/1.1 has trailers after chunks alone
-		}
-		res.Body = &responseBody{ReadCloser: res.Body, res: res, filter: &p.filter}
-	}
-	if res.ContentLength < 0 && res.ProtoMajor == 1 && len(res.TransferEncoding) == 0 && x.in.ProtoMajor == 1 {
-		// The end of such a body is the end of its connection, and can't be told
-		// from a cut. Say as much to the client.
-		res.Header["Connection"] = []string{"close"}
-	}
-	return nil
-}
-
-// fail is where ReverseProxy reports errors before the final header.
-func fail(_ http.ResponseWriter, r *http.Request, err error) {
-	exchangeOf(r.Context()).err = err
-}
-
-// verdict says whose fault x.err is.
-func (x *exchange) verdict() error {
+// verdict says whose fault err is.
+func (x *exchange) verdict(err error) error {
 	x.mu.Lock()
-	bodyErr, ended := x.bodyErr, x.ended
+	bodyErr, ended, late := x.bodyErr, x.ended, x.late
 	x.mu.Unlock()
-	switch cause := context.Cause(x.ctx); {
+	switch {
 	case ended:
 		return ErrEnded
-	case errors.Is(cause, ErrTimeout) || errors.Is(x.err, ErrTimeout):
+	case late || errors.Is(err, upstream.ErrTimeout):
 		return ErrTimeout
 	case x.in.Context().Err() != nil:
 		return x.in.Context().Err()
 	case bodyErr != nil:
 		return fmt.Errorf("%w: %w", ErrRequestBody, bodyErr)
 	}
-	if op, ok := errors.AsType[*net.OpError](x.err); !ok || op.Op != "dial" {
-		if t, ok := errors.AsType[net.Error](x.err); ok && t.Timeout() {
-			return fmt.Errorf("%w: %v", ErrTimeout, x.err)
+	if op, ok := errors.AsType[*net.OpError](err); !ok || op.Op != "dial" {
+		if t, ok := errors.AsType[net.Error](err); ok && t.Timeout() {
+			return fmt.Errorf("%w: %v", ErrTimeout, err)
 		}
 	}
-	return fmt.Errorf("%w: %v", ErrUnreachable, x.err)
+	return fmt.Errorf("%w: %v", ErrUnreachable, err)
 }
 
-// informer is a transport that passes informational responses on as the
-// gateway wants it. ReverseProxy's own way would send what the caller has put
-// into the header map along with them, unfiltered, and then forget it.
-type informer struct{ http.RoundTripper }
-
-func (t informer) RoundTrip(r *http.Request) (*http.Response, error) {
-	x := exchangeOf(r.Context())
-	trace := &httptrace.ClientTrace{Got1xxResponse: x.inform}
-	if x.upgrade {
-		trace.GotConn = x.gotConn
+// begin writes the final header. What the caller has put into the map goes
+// along with what the upstream said.
+func (x *exchange) begin(status int) {
+	h := x.w.Header()
+	if _, ok := h["Content-Type"]; !ok {
+		h["Content-Type"] = nil // or net/http would guess one
 	}
-	// From x.ctx, not from r's: this takes the place of ReverseProxy's trace.
-	res, err := t.RoundTripper.RoundTrip(r.WithContext(httptrace.WithClientTrace(x.ctx, trace)))
-	x.mu.Lock()
-	x.done = true
-	x.mu.Unlock()
-	return res, err
+	x.started = true
+	x.dirty = true
+	x.w.WriteHeader(status)
 }
 
-// inform passes one informational response on. It runs on the transport's
-// goroutine, while the handler's waits in RoundTrip.
-func (x *exchange) inform(code int, h textproto.MIMEHeader) error {
-	x.mu.Lock()
-	defer x.mu.Unlock()
-	if x.done || !x.in.ProtoAtLeast(1, 1) { // RFC 9110 section 15.2: none to HTTP/1.0
-		return nil
+// write passes on a part of the body.
+func (x *exchange) write(b []byte) error {
+	x.dirty = true
+	_, err := x.w.Write(b)
+	return err
+}
+
+// Flush sends what was written, before somebody is waited for.
+func (x *exchange) Flush() {
+	if x.dirty {
+		x.dirty = false
+		_ = http.NewResponseController(x.w).Flush() // the next Write tells, too
 	}
-	if x.passed++; x.passed > maxInformational {
-		return errors.New("too many informational responses")
+}
+
+// broken logs an answer that can't be finished and gives it up.
+func (x *exchange) broken(err error) {
+	if log := x.proxy.cfg.Log; log != nil && x.in.Context().Err() == nil && !isClosed(x.call.Ended) {
+		log.LogAttrs(x.in.Context(), slog.LevelWarn, "the upstream's answer broke off", slog.Any("err", err))
 	}
-	x.proxy.filter.response(http.Header(h))
+	panic(http.ErrAbortHandler)
+}
+
+// inform passes informational responses on as the gateway wants it: what the caller has
+// put into the header map is for the final one.
+func (x *exchange) inform(status int, early http.Header) {
+	if !x.in.ProtoAtLeast(1, 1) {
+		return // RFC 9110 section 15.2: none to HTTP/1.0
+	}
 	header := x.w.Header()
 	set := maps.Clone(header)
 	clear(header)
-	maps.Copy(header, h)
-	x.w.WriteHeader(code)
+	maps.Copy(header, early)
+	x.w.WriteHeader(status)
 	clear(header)
 	maps.Copy(header, set)
-	return nil
 }
 
-// requestBody winds the clock as the client sends, and passes on the trailers
-// that the header announced.
+// requestBody notes why the client's body could not be read, and passes on the
+// trailers that its header announced.
 type requestBody struct {
 	io.ReadCloser
 	x       *exchange
+	clock   *clock // to be wound; nil: none
 	trailer http.Header
 }
 
 func (b *requestBody) Read(p []byte) (int, error) {
 	n, err := b.ReadCloser.Read(p)
-	b.x.clock.wind()
+	if b.clock != nil {
+		b.clock.wind()
+	}
 	switch {
 	case err == io.EOF:
 		for name := range b.trailer {
@@ -262,19 +156,22 @@ func (b *requestBody) Read(p []byte) (int, error) {
 	return n, err
 }
 
-// responseBody cleans the trailers, which are there once the body has ended.
-type responseBody struct {
-	io.ReadCloser
-	res    *http.Response
-	filter *filter
-}
-
-func (b *responseBody) Read(p []byte) (int, error) {
-	n, err := b.ReadCloser.Read(p)
-	if err == io.EOF {
-		b.filter.response(b.res.Trailer)
+// body is the request's, or nil if it has none, and the trailers that will be
+// sent after it.
+func (x *exchange) body(c *clock) (*requestBody, http.Header) {
+	if x.in.Body == nil || x.in.Body == http.NoBody {
+		return nil, nil
 	}
-	return n, err
+	var trailer http.Header
+	for name := range x.in.Trailer {
+		if x.proxy.filter.trailer(name) {
+			if trailer == nil {
+				trailer = make(http.Header)
+			}
+			trailer[name] = nil
+		}
+	}
+	return &requestBody{x.in.Body, x, c, trailer}, trailer
 }
 
 // clock calls late once, when it has not been wound or stopped for a while.

@@ -16,6 +16,8 @@ import (
 	"testing"
 	"testing/synctest"
 	"time"
+
+	"github.com/cloakroom/cloakroom/gateway/upstream"
 )
 
 func TestForwardRequest(t *testing.T) {
@@ -173,7 +175,7 @@ func TestResponseIsCleaned(t *testing.T) {
 }
 
 func TestR05InformationalStorm(t *testing.T) {
-	u := serveRaw(t, func(_ *upstream, _ string, c net.Conn, _ *bufio.Reader) bool {
+	u := serveRaw(t, func(_ *rawUpstream, _ string, c net.Conn, _ *bufio.Reader) bool {
 		for range 100_000 {
 			if _, err := io.WriteString(c, "HTTP/1.1 103 Early Hints\r\nSet-Cookie: __Host-Http-cloakroom=EVIL\r\n\r\n"); err != nil {
 				return false
@@ -280,7 +282,7 @@ func TestR06AbortPropagates(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer p.cfg.Transport.(*http.Transport).CloseIdleConnections()
+	defer p.cfg.Transport.(*upstream.Pool).Close()
 	srv := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		defer func() {
 			v := recover()
@@ -312,7 +314,7 @@ func TestR07SentAtMostOnce(t *testing.T) {
 		{"GET", "GET", "", nil, 2, "200"},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
-			u := serveRaw(t, func(u *upstream, head string, c net.Conn, _ *bufio.Reader) bool {
+			u := serveRaw(t, func(u *rawUpstream, head string, c net.Conn, _ *bufio.Reader) bool {
 				if strings.Contains(head, "/second") && len(u.received()) == 2 {
 					return false
 				}
@@ -343,7 +345,7 @@ func TestForwardErrors(t *testing.T) {
 	closed := "http://" + refusing.Addr().String()
 	refusing.Close()
 
-	silent := serveRaw(t, func(_ *upstream, _ string, c net.Conn, _ *bufio.Reader) bool {
+	silent := serveRaw(t, func(_ *rawUpstream, _ string, c net.Conn, _ *bufio.Reader) bool {
 		io.Copy(io.Discard, c)
 		return false
 	})
@@ -382,7 +384,7 @@ func TestForwardErrors(t *testing.T) {
 }
 
 func TestRequestBodyLimit(t *testing.T) {
-	u := serveRaw(t, func(_ *upstream, _ string, c net.Conn, _ *bufio.Reader) bool {
+	u := serveRaw(t, func(_ *rawUpstream, _ string, c net.Conn, _ *bufio.Reader) bool {
 		io.Copy(io.Discard, c)
 		return false
 	})
@@ -397,7 +399,7 @@ func TestRequestBodyLimit(t *testing.T) {
 func TestClientGone(t *testing.T) {
 	gone := make(chan struct{})
 	reached := make(chan struct{})
-	u := serveRaw(t, func(_ *upstream, _ string, c net.Conn, _ *bufio.Reader) bool {
+	u := serveRaw(t, func(_ *rawUpstream, _ string, c net.Conn, _ *bufio.Reader) bool {
 		close(reached)
 		io.Copy(io.Discard, c) // until the gateway hangs up
 		close(gone)

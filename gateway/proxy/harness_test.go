@@ -17,6 +17,8 @@ import (
 	"time"
 
 	"go.uber.org/goleak"
+
+	"github.com/cloakroom/cloakroom/gateway/upstream"
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
@@ -26,12 +28,14 @@ const patience = 10 * time.Second
 
 const okAnswer = "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"
 
-// upstream is a server without an HTTP library on the sending side: it keeps
+// rawUpstream is a server without an HTTP library on the sending side: it keeps
 // the heads it receives as they are, and answers with bytes.
-type upstream struct {
+type rawUpstream struct {
 	addr string
 	ln   net.Listener
 	done sync.WaitGroup
+	// forget keeps no heads, for benchmarks. It is set before the first request.
+	forget bool
 
 	mu    sync.Mutex
 	heads []string
@@ -41,14 +45,14 @@ type upstream struct {
 // serveRaw starts an upstream. answer is called for each request, after its
 // head was read, and reports whether the connection stays open; nil answers
 // everything with 200.
-func serveRaw(t testing.TB, answer func(u *upstream, head string, c net.Conn, body *bufio.Reader) bool) *upstream {
+func serveRaw(t testing.TB, answer func(u *rawUpstream, head string, c net.Conn, body *bufio.Reader) bool) *rawUpstream {
 	t.Helper()
 	ln, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
 	}
 	if answer == nil {
-		answer = func(_ *upstream, head string, c net.Conn, _ *bufio.Reader) bool {
+		answer = func(_ *rawUpstream, head string, c net.Conn, _ *bufio.Reader) bool {
 			answer := okAnswer
 			if strings.HasPrefix(head, "HEAD ") {
 				answer = strings.TrimSuffix(answer, "ok")
@@ -57,7 +61,7 @@ func serveRaw(t testing.TB, answer func(u *upstream, head string, c net.Conn, bo
 			return true
 		}
 	}
-	u := &upstream{addr: ln.Addr().String(), ln: ln}
+	u := &rawUpstream{addr: ln.Addr().String(), ln: ln}
 	u.done.Go(func() {
 		for {
 			c, err := ln.Accept()
@@ -71,6 +75,18 @@ func serveRaw(t testing.TB, answer func(u *upstream, head string, c net.Conn, bo
 				defer c.Close()
 				br := bufio.NewReader(c)
 				for {
+					if u.forget {
+						for line := []byte(nil); len(line) != 2; {
+							var err error
+							if line, err = br.ReadSlice('\n'); err != nil {
+								return
+							}
+						}
+						if !answer(u, "", c, br) {
+							return
+						}
+						continue
+					}
 					head, err := readHead(br)
 					if err != nil {
 						return
@@ -98,8 +114,8 @@ func serveRaw(t testing.TB, answer func(u *upstream, head string, c net.Conn, bo
 }
 
 // answerWith answers every request with the same bytes, and closes.
-func answerWith(raw string) func(*upstream, string, net.Conn, *bufio.Reader) bool {
-	return func(_ *upstream, _ string, c net.Conn, _ *bufio.Reader) bool {
+func answerWith(raw string) func(*rawUpstream, string, net.Conn, *bufio.Reader) bool {
+	return func(_ *rawUpstream, _ string, c net.Conn, _ *bufio.Reader) bool {
 		io.WriteString(c, raw)
 		return false
 	}
@@ -120,14 +136,14 @@ func readHead(br *bufio.Reader) (string, error) {
 }
 
 // received returns the heads so far.
-func (u *upstream) received() []string {
+func (u *rawUpstream) received() []string {
 	u.mu.Lock()
 	defer u.mu.Unlock()
 	return slices.Clone(u.heads)
 }
 
 // last returns the latest head.
-func (u *upstream) last(t testing.TB) string {
+func (u *rawUpstream) last(t testing.TB) string {
 	t.Helper()
 	heads := u.received()
 	if len(heads) == 0 {
@@ -164,17 +180,15 @@ type frontOptions struct {
 
 func newFront(t testing.TB, cfg Config, o frontOptions) *front {
 	t.Helper()
-	if cfg.Transport == nil {
-		tr := NewTransport(TransportOptions{})
-		t.Cleanup(tr.CloseIdleConnections)
-		cfg.Transport = tr
-	}
 	if cfg.OwnCookies == nil {
 		cfg.OwnCookies = owned
 	}
 	p, err := New(cfg)
 	if err != nil {
 		t.Fatal(err)
+	}
+	if pool, ok := p.cfg.Transport.(*upstream.Pool); ok {
+		t.Cleanup(pool.Close)
 	}
 	f := &front{errs: make(chan error, 256), proxy: p}
 	srv := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
@@ -214,7 +228,7 @@ func newFront(t testing.TB, cfg Config, o frontOptions) *front {
 }
 
 // to is a Config for an upstream.
-func (u *upstream) to() Config { return Config{Target: target("http://" + u.addr)} }
+func (u *rawUpstream) to() Config { return Config{Target: target("http://" + u.addr)} }
 
 func target(s string) *url.URL {
 	u, err := url.Parse(s)

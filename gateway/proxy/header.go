@@ -3,6 +3,7 @@ package proxy
 import (
 	"net/http"
 	"slices"
+	"strings"
 )
 
 // foldBuffer is longer than any name that is known.
@@ -70,42 +71,41 @@ func (f *filter) names(folded []byte) bool {
 	return len(f.identity) > 0 && slices.Contains(f.identity, string(folded))
 }
 
-// request removes from h what a client must not tell an upstream, and the
-// gateway's cookies.
-func (f *filter) request(h http.Header) {
+// response reports whether an upstream may tell a browser what a field says:
+// not cookies of the gateway's, nor the end of its origin's state, another way
+// to its host, or what only the gateway sets. It serves for the final header,
+// informational ones and trailers.
+func (f *filter) response(name, value string) bool {
+	switch name {
+	case "Content-Length", "Content-Type", "Date", "Cache-Control", "Content-Encoding", "Etag", "Last-Modified", "Vary", "Server", "Location":
+		if len(f.identity) == 0 {
+			return true
+		}
+	}
 	var buf foldBuffer
-	for name := range h {
-		if b := foldHeader(&buf, name); ours(b) || believed(b) || f.names(b) {
-			delete(h, name)
-		}
+	switch b := foldHeader(&buf, name); {
+	case string(b) == "set-cookie":
+		return f.setCookie(value)
+	case ours(b), string(b) == "clear-site-data", string(b) == "alt-svc", f.names(b):
+		return false
 	}
-	if lines := h["Cookie"]; lines != nil {
-		if lines = stripCookies(lines, f.own); len(lines) > 0 {
-			h["Cookie"] = lines
-		} else {
-			delete(h, "Cookie")
-		}
-	}
+	return true
 }
 
-// response removes from h what an upstream must not tell a browser in the
-// gateway's name: its cookies, the end of its origin's state, another way to
-// its host, and headers that only the gateway sets. It serves for the final
-// header, informational ones and trailers.
-func (f *filter) response(h http.Header) {
-	var buf foldBuffer
-	for name, lines := range h {
-		switch b := foldHeader(&buf, name); {
-		case string(b) == "set-cookie":
-			if lines = stripSetCookies(lines, f.own); len(lines) > 0 {
-				h[name] = lines
-			} else {
-				delete(h, name)
-			}
-		case ours(b), string(b) == "clear-site-data", string(b) == "alt-svc", f.names(b):
-			delete(h, name)
+// setCookie reports whether the line of a Set-Cookie header neither sets nor
+// deletes a cookie of the gateway's.
+func (f *filter) setCookie(line string) bool {
+	pair, _, _ := strings.Cut(line, ";")
+	name := cookieName(pair)
+	if ownCookie(f.own, name) {
+		return false
+	}
+	for _, p := range cookiePrefixes {
+		if f.own != nil && f.own(p+baseName(name)) {
+			return false
 		}
 	}
+	return true
 }
 
 // trailer reports whether a request trailer of that name passes. An upstream

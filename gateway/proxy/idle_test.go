@@ -125,7 +125,7 @@ func inUse() [2]uint64 {
 func BenchmarkWebSocketEcho(b *testing.B) {
 	for _, size := range []int{100, 4 << 10, 64 << 10} {
 		b.Run(map[int]string{100: "100B", 4 << 10: "4KiB", 64 << 10: "64KiB"}[size], func(b *testing.B) {
-			u := serveRaw(b, func(_ *upstream, _ string, c net.Conn, br *bufio.Reader) bool {
+			u := serveRaw(b, func(_ *rawUpstream, _ string, c net.Conn, br *bufio.Reader) bool {
 				io.WriteString(c, switchAnswer)
 				frame := frameBytes(0x82, make([]byte, size), false)
 				for buf := make([]byte, len(frame)+4); ; {

@@ -69,18 +69,16 @@
 package proxy
 
 import (
-	"context"
 	"errors"
 	"fmt"
-	"io"
-	"log"
 	"log/slog"
 	"net/http"
-	"net/http/httputil"
 	"net/netip"
 	"net/url"
 	"strings"
 	"time"
+
+	"github.com/cloakroom/cloakroom/gateway/upstream"
 )
 
 var (
@@ -134,9 +132,11 @@ type Config struct {
 	// caller ([Call.Headers]). They are taken out of requests in every spelling
 	// that differs by case, "_" or ".", and out of responses.
 	IdentityHeaders []string
-	// Transport is shared by the routes; nil makes one for this route. For a
-	// WebSocket it must be, or wrap, an http.Transport: the tunnel needs the
-	// connection that httptrace tells of.
+	// Transport carries the requests. An [upstream.Pool] has its own addresses,
+	// whatever host Target names, and over plain HTTP/1.1 is spoken to directly.
+	// With any other one, WebSockets need one that is, or wraps, an
+	// http.Transport: the tunnel needs the connection that httptrace tells of.
+	// Nil makes a pool of Target.
 	Transport http.RoundTripper
 	// Log is told of answers that broke off, and of WebSockets whose frames
 	// are malformed. Nil: nothing is logged.
@@ -177,10 +177,10 @@ type Header struct{ Name, Value string }
 // Proxy forwards requests to one upstream. It is immutable and safe for
 // concurrent use.
 type Proxy struct {
-	cfg     Config
-	base    string // canonical, without its trailing slash
-	filter  filter
-	reverse httputil.ReverseProxy
+	cfg    Config
+	base   string         // canonical, without its trailing slash
+	pool   *upstream.Pool // nil: requests go through Transport
+	filter filter
 }
 
 // New returns the proxy of one route. An unusable Target or StripPrefix is an
@@ -215,20 +215,14 @@ func New(cfg Config) (*Proxy, error) {
 		p.cfg.Timeout = DefaultTimeout
 	}
 	if p.cfg.Transport == nil {
-		p.cfg.Transport = NewTransport(TransportOptions{})
+		pool, err := upstream.New(upstream.Options{Targets: []*url.URL{t}, Log: cfg.Log})
+		if err != nil {
+			return nil, err
+		}
+		p.cfg.Transport = pool
 	}
-	logger := log.New(io.Discard, "", 0)
-	if cfg.Log != nil {
-		logger = slog.NewLogLogger(cfg.Log.Handler(), slog.LevelWarn)
-	}
-	p.reverse = httputil.ReverseProxy{
-		Rewrite:        p.rewrite,
-		ModifyResponse: p.respond,
-		ErrorHandler:   fail,
-		Transport:      informer{p.cfg.Transport},
-		FlushInterval:  -1,
-		BufferPool:     &buffers,
-		ErrorLog:       logger,
+	if pool, ok := p.cfg.Transport.(*upstream.Pool); ok && pool.Direct() {
+		p.pool = pool
 	}
 	return p, nil
 }
@@ -251,30 +245,20 @@ func (p *Proxy) Forward(w http.ResponseWriter, r *http.Request, c Call) error {
 	if isClosed(c.Ended) {
 		return ErrEnded
 	}
-	ctx, cancel := context.WithCancelCause(r.Context())
-	defer cancel(nil)
-	x := &exchange{proxy: p, call: c, in: r, w: w, cancel: cancel, upgrade: IsWebSocket(r)}
-	x.ctx = context.WithValue(ctx, exchangeKey{}, x)
-	x.clock.start(p.cfg.Timeout, x.late)
-	defer x.clock.stop()
-	if c.Ended != nil {
-		watch := time.AfterFunc(watchDelay, x.watch)
-		defer watch.Stop()
+	if !printable(r.Header["Upgrade"]) {
+		return fmt.Errorf("%w: no protocol can be called that", ErrUnreachable)
 	}
-	defer x.hold(phaseOver)
+	x := exchanges.Get().(*exchange)
+	x.proxy, x.call, x.in, x.w, x.upgrade = p, c, r, w, IsWebSocket(r)
 	if r.ProtoMajor == 1 && r.Body != http.NoBody {
 		// Or net/http would swallow what is left of the request before it lets
 		// the response's header go. A writer that can't, can't.
 		_ = http.NewResponseController(w).EnableFullDuplex()
 	}
-	p.reverse.ServeHTTP(w, r.WithContext(x.ctx))
-	switch {
-	case x.upstream != nil:
-		return x.tunnel(r.Context())
-	case x.err != nil:
-		return x.verdict()
-	case !x.hold(phaseOver):
-		panic(http.ErrAbortHandler) // its last bytes may have been cut off
+	if p.pool == nil {
+		return x.forwardRelayed()
 	}
-	return nil
+	err := x.forwardDirect(p.pool)
+	x.recycle()
+	return err
 }

@@ -48,7 +48,7 @@ func TestEventStream(t *testing.T) {
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			next := make(chan struct{})
-			u := serveRaw(t, func(_ *upstream, _ string, c net.Conn, _ *bufio.Reader) bool {
+			u := serveRaw(t, func(_ *rawUpstream, _ string, c net.Conn, _ *bufio.Reader) bool {
 				io.WriteString(c, "HTTP/1.1 200 OK\r\n"+tt.head+"\r\n")
 				for range next {
 					io.WriteString(c, tt.frame)
@@ -77,7 +77,7 @@ func TestEventStream(t *testing.T) {
 // Both directions at once, over HTTP/1.1: the answer begins before the request
 // has ended.
 func TestStreamingBothWays(t *testing.T) {
-	u := serveRaw(t, func(_ *upstream, _ string, c net.Conn, br *bufio.Reader) bool {
+	u := serveRaw(t, func(_ *rawUpstream, _ string, c net.Conn, br *bufio.Reader) bool {
 		io.WriteString(c, "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n")
 		for {
 			size, err := br.ReadString('\n')
@@ -112,7 +112,7 @@ func TestStreamingBothWays(t *testing.T) {
 }
 
 func TestExpectContinue(t *testing.T) {
-	u := serveRaw(t, func(_ *upstream, _ string, c net.Conn, br *bufio.Reader) bool {
+	u := serveRaw(t, func(_ *rawUpstream, _ string, c net.Conn, br *bufio.Reader) bool {
 		io.WriteString(c, "HTTP/1.1 100 Continue\r\n\r\n")
 		body := make([]byte, 4)
 		io.ReadFull(br, body)
@@ -136,7 +136,7 @@ func TestExpectContinue(t *testing.T) {
 
 func TestI05RequestTrailers(t *testing.T) {
 	trailers := make(chan string, 1)
-	u := serveRaw(t, func(_ *upstream, _ string, c net.Conn, br *bufio.Reader) bool {
+	u := serveRaw(t, func(_ *rawUpstream, _ string, c net.Conn, br *bufio.Reader) bool {
 		for {
 			line, err := br.ReadString('\n')
 			if err != nil {

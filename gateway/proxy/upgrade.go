@@ -3,17 +3,17 @@ package proxy
 import (
 	"bufio"
 	"bytes"
-	"context"
 	"errors"
 	"fmt"
 	"io"
 	"log/slog"
 	"net"
 	"net/http"
-	"net/http/httptrace"
 	"net/textproto"
 	"strings"
 	"time"
+
+	"github.com/cloakroom/cloakroom/gateway/upstream"
 )
 
 // IsWebSocket reports whether r asks for a WebSocket (RFC 6455 section 4.1):
@@ -29,6 +29,19 @@ func namesWebSocket(h http.Header) bool {
 	up := h["Upgrade"]
 	// The length keeps out what folds to ASCII, as the Kelvin sign does.
 	return len(up) == 1 && len(up[0]) == len("websocket") && strings.EqualFold(up[0], "websocket") && hasToken(h["Connection"], "upgrade")
+}
+
+// printable keeps out of reach what folds to ASCII in one place and not in
+// another.
+func printable(lines []string) bool {
+	for _, line := range lines {
+		for i := range len(line) {
+			if line[i] < ' ' || line[i] > '~' {
+				return false
+			}
+		}
+	}
+	return true
 }
 
 func hasToken(lines []string, token string) bool {
@@ -52,42 +65,51 @@ func tokens(lines []string) func(yield func(string) bool) {
 	}
 }
 
-// errSwitched takes a 101 out of ReverseProxy's hands.
-var errSwitched = errors.New("switched to a WebSocket")
+var errSwitch = errors.New("switched to another protocol")
 
-// switched takes over the upstream's side of a WebSocket. Any other switch is
-// an error, and so is one that nobody asked for.
-func (x *exchange) switched(res *http.Response) error {
+// switchDirect takes over a connection of the upstream's for a WebSocket.
+func (x *exchange) switchDirect() error {
+	head := make(http.Header)
+	for _, f := range x.direct.Head.Fields {
+		head[f.Name] = append(head[f.Name], f.Value)
+	}
+	if !namesWebSocket(head) {
+		return x.verdict(errSwitch)
+	}
+	conn, early := x.direct.Hijack()
+	up := side{Conn: conn, received: conn}
+	if len(early) > 0 {
+		up.received = io.MultiReader(bytes.NewReader(early), conn)
+	}
+	return x.tunnel(up, x.direct.Head.Fields)
+}
+
+// switchRelayed does the same with a connection that net/http gives up. Any
+// other switch is an error, and so is one that nobody asked for. The response's
+// body is the connection, but has no deadlines.
+func (x *exchange) switchRelayed(res *http.Response, fields []upstream.Field) error {
 	body, ok := res.Body.(io.ReadWriteCloser)
 	switch {
 	case !x.upgrade:
-		return errors.New("switched protocols unasked")
+		return x.verdict(errors.New("switched protocols unasked"))
 	case !namesWebSocket(res.Header):
-		return errors.New("switched to another protocol")
+		return x.verdict(errSwitch)
 	case !ok || x.conn == nil:
-		return errors.New("the transport keeps its connection")
+		return x.verdict(errors.New("the transport keeps its connection"))
 	}
-	x.upstream = &side{Conn: x.conn, received: body}
-	x.head = res.Header
-	res.Body = http.NoBody // ReverseProxy will close it
-	return errSwitched
+	return x.tunnel(side{Conn: x.conn, received: body}, fields)
 }
 
-// gotConn notes the connection that carries the request. The transport gives it
-// up with a 101: then it is the response's body, but with deadlines.
-func (x *exchange) gotConn(info httptrace.GotConnInfo) { x.conn = info.Conn }
-
 // tunnel takes over the client's side, answers with the upstream's header and
-// runs the WebSocket to its end. ctx is the server's request's. An error means
-// that nothing was answered.
-func (x *exchange) tunnel(ctx context.Context) error {
+// runs the WebSocket to its end. An error means that nothing was answered.
+func (x *exchange) tunnel(up side, fields []upstream.Field) error {
 	if !x.hold(phaseTunnel) {
-		x.upstream.cut()
+		up.cut()
 		return ErrEnded
 	}
 	conn, rw, err := http.NewResponseController(x.w).Hijack()
 	if err != nil {
-		x.upstream.cut()
+		up.cut()
 		return fmt.Errorf("%w: the client's connection can't be taken over: %v", ErrUnreachable, err)
 	}
 	client := side{Conn: conn, received: conn}
@@ -98,17 +120,23 @@ func (x *exchange) tunnel(ctx context.Context) error {
 	// They are ours now, but the server's conn refers to them until Forward
 	// returns. Empty, they don't cost 8 KiB in the meantime.
 	*rw.Reader, *rw.Writer = bufio.Reader{}, bufio.Writer{}
-	extended := len(x.head["Sec-Websocket-Extensions"]) > 0
-	if err := x.answer101(conn); err != nil {
+	head := make(http.Header)
+	x.incoming(head, fields)
+	if err := x.answer101(conn, head); err != nil {
 		client.cut()
-		x.upstream.cut()
+		up.cut()
 		return nil
 	}
-	t := newTunnel(client, *x.upstream, extended)
-	log := x.proxy.cfg.Log
-	x.head, x.upstream, x.conn = nil, nil, nil
-	x.cancel(nil) // nothing waits for the exchange any more, watch neither
-	if err := t.run(ctx, x.call.Ended); err != nil && log != nil {
+	t := newTunnel(client, up, len(head["Sec-Websocket-Extensions"]) > 0)
+	// Nothing waits for the exchange any more, watch neither; and it is to hold
+	// nothing for as long as this lasts.
+	x.unwatchAll()
+	if x.cancel != nil {
+		x.cancel()
+	}
+	ctx, ended, log := x.in.Context(), x.call.Ended, x.proxy.cfg.Log
+	x.call, x.conn, x.direct.Fields, x.direct.Head = Call{}, nil, nil, upstream.Head{}
+	if err := t.run(ctx, ended); err != nil && log != nil {
 		log.LogAttrs(ctx, slog.LevelWarn, "websocket closed", slog.Any("err", err))
 	}
 	return nil
@@ -116,22 +144,15 @@ func (x *exchange) tunnel(ctx context.Context) error {
 
 // answer101 writes the header of the client's 101: the upstream's, after what
 // the caller has put into its own.
-func (x *exchange) answer101(conn net.Conn) error {
-	for name := range tokens(x.head["Connection"]) {
-		if !strings.EqualFold(name, "upgrade") {
-			x.head.Del(name)
-		}
-	}
-	// Hop by hop, or about a body, which a 101 has not (RFC 9110 sections
-	// 7.6.1, 8.6).
-	for _, name := range [...]string{"Connection", "Keep-Alive", "Proxy-Connection", "Te", "Trailer", "Transfer-Encoding", "Content-Length"} {
-		delete(x.head, name)
-	}
+func (x *exchange) answer101(conn net.Conn, head http.Header) error {
+	// About a body, which a 101 has not (RFC 9110 section 8.6).
+	delete(head, "Content-Length")
 	h := x.w.Header()
-	for name, lines := range x.head {
+	for name, lines := range head {
 		h[name] = append(h[name], lines...)
 	}
 	h["Connection"] = []string{"Upgrade"}
+	h["Upgrade"] = []string{"websocket"}
 	var b bytes.Buffer
 	b.WriteString("HTTP/1.1 101 Switching Protocols\r\n")
 	if err := h.Write(&b); err != nil {

@@ -14,6 +14,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/cloakroom/cloakroom/gateway/upstream"
 )
 
 const wsRequest = "GET /ws HTTP/1.1\r\nHost: app.test\r\nConnection: keep-alive, Upgrade\r\nUpgrade: WebSocket\r\n" +
@@ -22,7 +24,7 @@ const wsRequest = "GET /ws HTTP/1.1\r\nHost: app.test\r\nConnection: keep-alive,
 const switchAnswer = "HTTP/1.1 101 Switching Protocols\r\nConnection: upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Accept: y\r\n\r\n"
 
 // switching answers an upgrade, and then echoes.
-func switching(_ *upstream, head string, c net.Conn, br *bufio.Reader) bool {
+func switching(_ *rawUpstream, head string, c net.Conn, br *bufio.Reader) bool {
 	io.WriteString(c, strings.TrimSuffix(switchAnswer, "\r\n")+poison+"\r\n")
 	io.Copy(c, unmasking(br))
 	return false
@@ -197,7 +199,7 @@ func TestWebSocketNeedsTheConnection(t *testing.T) {
 	inner := NewTransport(TransportOptions{})
 	defer inner.CloseIdleConnections()
 	hiding := roundTripper(func(r *http.Request) (*http.Response, error) {
-		return inner.RoundTrip(r.WithContext(context.WithValue(context.Background(), exchangeKey{}, exchangeOf(r.Context()))))
+		return inner.RoundTrip(r.WithContext(context.Background()))
 	})
 	f := newFront(t, Config{Target: target("http://" + u.addr), Transport: hiding}, frontOptions{})
 	c := dial(t, f.addr)
@@ -218,7 +220,7 @@ func TestWebSocketOverTLS(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer p.cfg.Transport.(*http.Transport).CloseIdleConnections()
+	defer p.cfg.Transport.(*upstream.Pool).Close()
 	ended := make(chan struct{})
 	over := make(chan error, 2)
 	srv := httptest.NewUnstartedServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
@@ -257,7 +259,7 @@ func TestWebSocketOverTLS(t *testing.T) {
 // What comes along with the handshake, from either side, is not lost.
 func TestWebSocketEarlyFrames(t *testing.T) {
 	hello := frameBytes(0x81, []byte(strings.Repeat("hello", 300)), false)
-	u := serveRaw(t, func(_ *upstream, _ string, c net.Conn, br *bufio.Reader) bool {
+	u := serveRaw(t, func(_ *rawUpstream, _ string, c net.Conn, br *bufio.Reader) bool {
 		io.WriteString(c, switchAnswer+string(hello))
 		io.Copy(c, unmasking(br))
 		return false
@@ -278,7 +280,7 @@ func TestWebSocketEarlyFrames(t *testing.T) {
 }
 
 // flooding sends frames of 1 MiB without an end, and reads what it is sent.
-func flooding(_ *upstream, _ string, c net.Conn, br *bufio.Reader) bool {
+func flooding(_ *rawUpstream, _ string, c net.Conn, br *bufio.Reader) bool {
 	io.WriteString(c, switchAnswer)
 	done := make(chan struct{})
 	go func() {
@@ -295,7 +297,7 @@ func flooding(_ *upstream, _ string, c net.Conn, br *bufio.Reader) bool {
 }
 
 // stalling sends the beginning of a large frame, and no more.
-func stalling(_ *upstream, _ string, c net.Conn, br *bufio.Reader) bool {
+func stalling(_ *rawUpstream, _ string, c net.Conn, br *bufio.Reader) bool {
 	io.WriteString(c, switchAnswer)
 	c.Write(frameBytes(0x82, make([]byte, 1<<20), false)[:100<<10])
 	io.Copy(io.Discard, br)
@@ -306,7 +308,7 @@ func TestJ04WebSocketIsClosed(t *testing.T) {
 	const text = "4401 session ended"
 	for _, tt := range []struct {
 		name   string
-		answer func(*upstream, string, net.Conn, *bufio.Reader) bool
+		answer func(*rawUpstream, string, net.Conn, *bufio.Reader) bool
 		use    func(w *wsClient, end func())
 		within time.Duration // of the end; the rest is the machine's
 	}{
@@ -373,7 +375,7 @@ func TestWebSocketEndsWithItsContext(t *testing.T) {
 }
 
 func TestMalformedFrameClosesTheWebSocket(t *testing.T) {
-	u := serveRaw(t, func(_ *upstream, _ string, c net.Conn, br *bufio.Reader) bool {
+	u := serveRaw(t, func(_ *rawUpstream, _ string, c net.Conn, br *bufio.Reader) bool {
 		io.WriteString(c, switchAnswer+"\x81\x02hi\x81\x82EVIL")
 		io.Copy(io.Discard, br)
 		return false
@@ -389,7 +391,7 @@ func TestMalformedFrameClosesTheWebSocket(t *testing.T) {
 
 func TestJ06HalfClose(t *testing.T) {
 	t.Run("client", func(t *testing.T) {
-		u := serveRaw(t, func(_ *upstream, _ string, c net.Conn, br *bufio.Reader) bool {
+		u := serveRaw(t, func(_ *rawUpstream, _ string, c net.Conn, br *bufio.Reader) bool {
 			io.WriteString(c, switchAnswer)
 			all, _ := io.ReadAll(br) // to the end, then answers
 			c.Write(frameBytes(0x82, all, false))
@@ -407,7 +409,7 @@ func TestJ06HalfClose(t *testing.T) {
 	})
 	t.Run("upstream", func(t *testing.T) {
 		heard := make(chan []byte, 1)
-		u := serveRaw(t, func(_ *upstream, _ string, c net.Conn, br *bufio.Reader) bool {
+		u := serveRaw(t, func(_ *rawUpstream, _ string, c net.Conn, br *bufio.Reader) bool {
 			io.WriteString(c, switchAnswer)
 			c.(*net.TCPConn).CloseWrite()
 			all, _ := io.ReadAll(br)
@@ -430,7 +432,7 @@ func TestJ06HalfClose(t *testing.T) {
 func TestWebSocketSideGone(t *testing.T) {
 	t.Run("client", func(t *testing.T) {
 		gone := make(chan struct{})
-		u := serveRaw(t, func(_ *upstream, _ string, c net.Conn, br *bufio.Reader) bool {
+		u := serveRaw(t, func(_ *rawUpstream, _ string, c net.Conn, br *bufio.Reader) bool {
 			io.WriteString(c, switchAnswer)
 			io.Copy(io.Discard, br)
 			close(gone)
@@ -446,7 +448,7 @@ func TestWebSocketSideGone(t *testing.T) {
 		}
 	})
 	t.Run("upstream", func(t *testing.T) {
-		u := serveRaw(t, func(_ *upstream, _ string, c net.Conn, br *bufio.Reader) bool {
+		u := serveRaw(t, func(_ *rawUpstream, _ string, c net.Conn, br *bufio.Reader) bool {
 			io.WriteString(c, switchAnswer)
 			c.(*net.TCPConn).SetLinger(0)
 			return false

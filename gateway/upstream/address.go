@@ -3,6 +3,7 @@ package upstream
 import (
 	"log/slog"
 	"math/rand/v2"
+	"net"
 	"net/http"
 	"net/url"
 	"slices"
@@ -24,7 +25,9 @@ const (
 type address struct {
 	o         *Options
 	url       *url.URL
+	hostport  string
 	transport *http.Transport // for what is not spoken by ourselves
+	tokens    chan struct{}   // one for each connection in use; nil: no limit
 
 	underWay atomic.Int64 // requests
 	failing  atomic.Bool  // there is something to forget at the next success
@@ -33,10 +36,22 @@ type address struct {
 	mu    sync.Mutex
 	fails int // in a row
 	rests int // since the last success
+
+	idleMu sync.Mutex
+	idle   []*conn     // the last in is the first out
+	reaper *time.Timer // while there are idle connections
+	closed bool
 }
 
 func newAddress(o *Options, u *url.URL) *address {
-	return &address{o: o, url: u, transport: newTransport(o)}
+	a := &address{o: o, url: u, hostport: u.Host, transport: newTransport(o)}
+	if u.Port() == "" {
+		a.hostport = net.JoinHostPort(u.Hostname(), "80")
+	}
+	if o.MaxConns > 0 {
+		a.tokens = make(chan struct{}, o.MaxConns)
+	}
+	return a
 }
 
 func (a *address) begin() { a.underWay.Add(1) }
@@ -81,8 +96,6 @@ func (a *address) fail(err error, unopened bool) {
 		}
 	}
 }
-
-func (a *address) close() { a.transport.CloseIdleConnections() }
 
 // pick returns the address for the next attempt: of those that were not tried
 // and are not left out, the better of two; if all are left out, the one that is

@@ -41,3 +41,15 @@ func (m *Metrics) ejected(address string) {
 		m.ejections.WithLabelValues(address).Inc()
 	}
 }
+
+func (m *Metrics) dialed(address string) {
+	if m != nil {
+		m.opened.WithLabelValues(address).Inc()
+	}
+}
+
+func (m *Metrics) retried(address string) {
+	if m != nil {
+		m.retries.WithLabelValues(address).Inc()
+	}
+}

@@ -101,6 +101,11 @@ func New(o Options) (*Pool, error) {
 	return p, nil
 }
 
+// Direct reports whether [Pool.Do] may be used: over plain HTTP/1.1.
+func (p *Pool) Direct() bool {
+	return p.o.Targets[0].Scheme == "http" && p.o.Protocol != protocolH2C
+}
+
 // RoundTrip sends r to one of the addresses, whatever host its URL names, with
 // that address as its Host unless r has its own. See [http.RoundTripper].
 func (p *Pool) RoundTrip(r *http.Request) (*http.Response, error) {

@@ -1,0 +1,122 @@
+package proxy
+
+import (
+	"io"
+	"net/http"
+	"slices"
+	"time"
+
+	"github.com/cloakroom/cloakroom/gateway/upstream"
+)
+
+const (
+	// smallAnswer is what the kernel takes for the client without waiting. While
+	// more than that is written, somebody listens for the end.
+	smallAnswer = 8 << 10
+	// kernelCopy is how much must be left of an answer to have the kernel copy
+	// it.
+	kernelCopy = 128 << 10
+)
+
+// forwardDirect forwards over plain HTTP/1.1, on the handler's goroutine alone but for
+// a body, or an upstream that takes its time.
+func (x *exchange) forwardDirect(pool *upstream.Pool) error {
+	d := &x.direct
+	d.Caller = x
+	d.Method = x.in.Method
+	d.Target = x.path()
+	if x.in.URL.RawQuery != "" || x.in.URL.ForceQuery {
+		d.Target += "?" + x.in.URL.RawQuery
+	}
+	d.Timeout = x.proxy.cfg.Timeout
+	d.Upgrade = x.upgrade
+	out := outgoing{lines: d.Fields[:0]}
+	x.header(&out)
+	if body, trailer := x.body(nil); body != nil {
+		d.Body, d.Length, d.Trailer = body, x.in.ContentLength, trailer
+		if d.Expect = x.expects(); d.Expect {
+			out.add("Expect", "100-continue")
+		}
+	}
+	d.Fields = out.lines
+	defer d.Done()
+	defer x.unwatchAll()
+	if err := pool.Do(d); err != nil {
+		d.Done() // or the body may still be read
+		return x.verdict(err)
+	}
+	if d.Status == http.StatusSwitchingProtocols {
+		return x.switchDirect()
+	}
+	if !x.hold(phaseAnswering) {
+		return ErrEnded
+	}
+	h := x.w.Header()
+	x.incoming(h, d.Head.Fields)
+	if d.Chunked() {
+		for i := range d.Head.Fields {
+			if f := &d.Head.Fields[i]; f.Name == "Trailer" {
+				x.announce(h, slices.Collect(tokens([]string{f.Value})))
+			}
+		}
+	}
+	if d.UntilClose() && x.in.ProtoMajor == 1 {
+		h["Connection"] = []string{"close"} // the client can't tell, either
+	}
+	if !d.Whole() || d.Pending() > smallAnswer {
+		x.Slow()
+	}
+	x.begin(d.Status)
+	for {
+		if d.Left() >= kernelCopy && d.Pending() == 0 {
+			if w, ok := x.w.(io.ReaderFrom); ok {
+				if err := d.CopyTo(w); err != nil {
+					x.broken(err)
+				}
+				break
+			}
+		}
+		b, err := d.Next()
+		if err == io.EOF {
+			break
+		}
+		if err == nil {
+			err = x.write(b)
+		}
+		if err != nil {
+			x.broken(err)
+		}
+	}
+	x.trailers(d.Trailers)
+	if !x.hold(phaseOver) {
+		panic(http.ErrAbortHandler) // its last bytes may have been cut off
+	}
+	return nil
+}
+
+// Inform implements [upstream.Caller].
+func (x *exchange) Inform(h *upstream.Head) error {
+	early := make(http.Header)
+	x.incoming(early, h.Fields)
+	x.inform(h.Status, early)
+	return nil
+}
+
+// Unblock implements [upstream.Caller]. A client that is sending will be heard
+// out as far as net/http likes, so that it reads the answer before its
+// connection is closed.
+func (x *exchange) Unblock() {
+	if x.started {
+		x.dirty = true
+		x.Flush()
+	}
+	_ = http.NewResponseController(x.w).SetReadDeadline(time.Now().Add(unblockAfter))
+}
+
+// abort ends the exchange, whichever way it goes.
+func (x *exchange) abort() {
+	x.direct.Abort()
+	if x.cancel != nil {
+		x.cancel()
+	}
+}

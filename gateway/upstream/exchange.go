@@ -1,0 +1,484 @@
+package upstream
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"strconv"
+	"sync"
+	"syscall"
+	"time"
+)
+
+var (
+	// ErrTimeout is the error for an answer whose header took longer than
+	// [Exchange].Timeout.
+	ErrTimeout = errors.New("no answer in time")
+	// ErrRequestBody wraps the error with which the request's body could not be
+	// read.
+	ErrRequestBody = errors.New("request body")
+
+	errRequestLine   = errors.New("the request line can't be written")
+	errAborted       = errors.New("aborted")
+	errNotHTTP       = errors.New("the answer is not HTTP/1")
+	errInformational = errors.New("too many informational answers")
+	errSwitched      = errors.New("switched protocols unasked")
+)
+
+const (
+	// maxInformational is how many informational answers to one request are
+	// read. An upstream that sends more is broken: two or three are usual.
+	maxInformational = 16
+	// lookAfter is how long a request waits at least, and usually at most three
+	// times as long, before Slow is called.
+	lookAfter = 20 * time.Millisecond
+)
+
+// Caller is who an exchange is made for. Its methods are called by Do, Next and
+// Done, on their goroutine.
+type Caller interface {
+	// Slow is called once if the exchange may wait for long: then is the time
+	// to arrange for Abort.
+	Slow()
+	// Flush is called by Next before it waits.
+	Flush()
+	// Inform is told of informational answers, but not of a 100 that was asked
+	// for. Its error ends the exchange.
+	Inform(*Head) error
+	// Unblock makes a Read of Body that waits return soon. Done may call it.
+	Unblock()
+}
+
+// Exchange is one request over plain HTTP/1.1 and its answer. The fields of the
+// first group are set before [Pool.Do]; all of its methods but Abort are its
+// goroutine's. It may be used again after Done and Reset.
+type Exchange struct {
+	Method string
+	Target string // path and query, as they go on the request line
+	// Fields are header lines, each with its CRLF. Of the framing ones (Host,
+	// Content-Length, Transfer-Encoding) there is none: they are Do's.
+	Fields []byte
+	// Body is nil where there is none. It is read by a goroutine of its own,
+	// which has ended when Done returns.
+	Body io.Reader
+	// Length is the body's; -1: unknown, it is sent in chunks.
+	Length int64
+	// Trailer is sent after a body of unknown length: names beforehand, values
+	// once Body has ended.
+	Trailer http.Header
+	// Expect makes the body wait for a 100 (RFC 9110 section 10.1.1).
+	Expect bool
+	// Upgrade allows a 101.
+	Upgrade bool
+	// Timeout bounds the time to the final header, counted anew with each part
+	// of the body that comes.
+	Timeout time.Duration
+	Caller  Caller
+
+	// Head is the answer's.
+	Head
+	// Trailers are there once Next has returned io.EOF.
+	Trailers []Field
+
+	a        *address
+	began    time.Time
+	isSlow   bool
+	answered bool // the final header is in
+	reused   bool // the connection had carried a request before
+	heard    bool // something of the answer has come
+	buf      []byte
+	pooled   *buffer
+	r, w     int // what of buf is to be read
+	framed   framed
+	left     int64 // of the body, or of the chunk
+	inChunks bool
+	excess   int
+	sound    bool // the answer has ended where its framing says
+	c        *conn
+
+	sender
+	mu      sync.Mutex
+	aborted bool
+	readErr error  // Body's
+	live    *conn  // what Abort closes
+	cancel  func() // what Abort calls
+}
+
+// Do sends the request and reads the header of its answer: that it has come is
+// all that a nil error says. [Exchange.Next] reads the body. Done must be called
+// in any case.
+//
+// The request is sent again, at most once more over a connection of its own,
+// where nobody could have acted on it: no connection was opened; or a kept one
+// turned out to be closed before anything was answered and either not a byte
+// was sent or the request is safe (GET, HEAD, OPTIONS) and without a body.
+func (p *Pool) Do(x *Exchange) error {
+	if !printable(x.Method) || !printable(x.Target) {
+		return errRequestLine
+	}
+	x.began = time.Now()
+	x.pooled = buffers.Get().(*buffer)
+	x.buf = x.pooled[:]
+	var tried []*address
+	for fresh := false; ; {
+		a := p.pick(tried)
+		a.begin()
+		x.a, x.heard, x.reused = a, false, false
+		c, err := x.connect(fresh)
+		unopened, unsent := err != nil, true
+		if err == nil {
+			unsent, err = x.attempt(c)
+		}
+		if err == nil {
+			a.succeed()
+			return nil
+		}
+		x.finish()
+		aborted, bodyErr := x.state()
+		switch {
+		case bodyErr != nil:
+			return fmt.Errorf("%w: %w", ErrRequestBody, bodyErr)
+		case aborted:
+			return errAborted
+		case err == ErrTimeout && !x.isSent():
+			return ErrTimeout // the client's fault as much as the upstream's
+		case err == ErrTimeout || time.Since(x.began) >= x.Timeout && unopened:
+			a.fail(ErrTimeout, unopened)
+			return ErrTimeout
+		case unopened:
+			a.fail(err, true)
+			if tried = append(tried, a); len(tried) < len(p.addresses) {
+				continue
+			}
+			return err
+		case x.reused && !fresh && !x.heard && isClosed(err) && (unsent || x.safe()):
+			fresh = true
+			p.o.Metrics.retried(a.url.Host)
+			continue
+		}
+		a.fail(err, false)
+		return err
+	}
+}
+
+// printable keeps a second line out of the first.
+func printable(s string) bool {
+	for i := range len(s) {
+		if s[i] <= ' ' || s[i] == 0x7f {
+			return false
+		}
+	}
+	return s != ""
+}
+
+// safe reports whether the request may be sent twice (RFC 9110 section 9.2.1).
+func (x *Exchange) safe() bool {
+	return x.Body == nil && (x.Method == http.MethodGet || x.Method == http.MethodHead || x.Method == http.MethodOptions)
+}
+
+// isClosed reports whether err is what a connection says that the other side
+// has closed.
+func isClosed(err error) bool {
+	return err == io.EOF || errors.Is(err, syscall.ECONNRESET) || errors.Is(err, syscall.EPIPE)
+}
+
+// connect takes an idle connection, or opens one.
+func (x *Exchange) connect(fresh bool) (*conn, error) {
+	a := x.a
+	if a.tokens != nil {
+		select {
+		case a.tokens <- struct{}{}:
+		default:
+			if err := x.wait(func(ctx context.Context) error {
+				select {
+				case a.tokens <- struct{}{}:
+					return nil
+				case <-ctx.Done():
+					return ctx.Err()
+				}
+			}); err != nil {
+				x.a = nil // has no token to give back
+				a.end()
+				return nil, err
+			}
+		}
+	}
+	if !fresh {
+		if c := a.takeIdle(x.began); c != nil {
+			x.reused = true
+			return c, nil
+		}
+	}
+	var c *conn
+	err := x.wait(func(ctx context.Context) (err error) {
+		c, err = a.dial(ctx)
+		return err
+	})
+	return c, err
+}
+
+// wait runs f, which may take long, until Abort is called or the time runs out.
+func (x *Exchange) wait(f func(context.Context) error) error {
+	x.slow()
+	ctx, cancel := context.WithDeadline(context.Background(), x.began.Add(x.Timeout))
+	defer cancel()
+	x.mu.Lock()
+	if x.aborted {
+		x.mu.Unlock()
+		return errAborted
+	}
+	x.cancel = cancel
+	x.mu.Unlock()
+	err := f(ctx)
+	x.mu.Lock()
+	x.cancel = nil
+	x.mu.Unlock()
+	return err
+}
+
+// attempt sends the request over c and reads the header of the answer. unsent
+// tells that not a byte has left.
+func (x *Exchange) attempt(c *conn) (unsent bool, err error) {
+	x.mu.Lock()
+	x.c, x.live = c, c
+	aborted := x.aborted
+	x.mu.Unlock()
+	if aborted {
+		return true, errAborted
+	}
+	if x.Body != nil {
+		x.slow() // the client may have to be waited for
+	}
+	now := x.began
+	if x.isSlow {
+		now = time.Now()
+	}
+	if by := now.Add(x.Timeout); c.writeBy.Before(now.Add(x.Timeout/2)) || c.writeBy.After(by) {
+		c.writeBy = by
+		_ = c.SetWriteDeadline(by) // Write tells, too
+	}
+	head := x.appendHead(x.buf[:0])
+	if n, err := c.Write(head); err != nil {
+		return n == 0, err
+	}
+	if x.Body != nil {
+		c.writeBy = time.Time{}
+		_ = c.SetWriteDeadline(time.Time{})
+		x.send(c)
+	}
+	by := now.Add(x.Timeout)
+	c.wakeBy(earlier(now.Add(lookAfter), by), earlier(now.Add(3*lookAfter), by))
+	return false, x.readHead()
+}
+
+func earlier(a, b time.Time) time.Time {
+	if b.Before(a) {
+		return b
+	}
+	return a
+}
+
+// appendHead writes the request's head (RFC 9112 section 3).
+func (x *Exchange) appendHead(b []byte) []byte {
+	b = append(b, x.Method...)
+	b = append(b, ' ')
+	b = append(b, x.Target...)
+	b = append(b, " HTTP/1.1\r\nHost: "...)
+	b = append(b, x.a.url.Host...)
+	b = append(b, "\r\n"...)
+	b = append(b, x.Fields...)
+	switch {
+	case x.Body == nil:
+		// RFC 9110 section 8.6: where the method anticipates content.
+		if x.Method == http.MethodPost || x.Method == http.MethodPut || x.Method == http.MethodPatch {
+			b = append(b, "Content-Length: 0\r\n"...)
+		}
+	case x.Length >= 0:
+		b = append(b, "Content-Length: "...)
+		b = strconv.AppendInt(b, x.Length, 10)
+		b = append(b, "\r\n"...)
+	default:
+		b = append(b, "Transfer-Encoding: chunked\r\n"...)
+		for name := range x.Trailer {
+			b = append(b, "Trailer: "...)
+			b = append(b, name...)
+			b = append(b, "\r\n"...)
+		}
+	}
+	return append(b, "\r\n"...)
+}
+
+// headBy is when the answer's header is due.
+func (x *Exchange) headBy() time.Time {
+	by := x.began.Add(x.Timeout)
+	if at := x.progress.Load(); at != 0 {
+		if later := time.Unix(0, at).Add(x.Timeout); later.After(by) {
+			by = later
+		}
+	}
+	return by
+}
+
+// readHead reads informational answers, and the final one's header.
+func (x *Exchange) readHead() error {
+	x.r, x.w = 0, 0
+	for passed := 0; ; {
+		end, err := x.fillHead()
+		if err != nil {
+			return err
+		}
+		if err := x.Head.parse(string(x.buf[x.r : x.r+end])); err != nil {
+			return err
+		}
+		x.r += end
+		switch {
+		case x.Status == http.StatusSwitchingProtocols:
+			if !x.Upgrade {
+				return errSwitched
+			}
+			x.answered = true
+			return nil
+		case x.Status < 200:
+			if passed++; passed > maxInformational {
+				return errInformational
+			}
+			if x.Status == http.StatusContinue {
+				x.goOn()
+				if x.Expect {
+					continue // the server says so as the body is read
+				}
+			}
+			if err := x.Caller.Inform(&x.Head); err != nil {
+				return err
+			}
+			continue
+		}
+		if x.framed, err = x.framing(x.Method); err != nil {
+			return err
+		}
+		x.answered = true
+		if x.framed.by == byLength {
+			x.left = x.framed.length
+		}
+		if x.framed.by == byNothing {
+			x.complete()
+		}
+		return nil
+	}
+}
+
+// fillHead reads until a whole head is in the buffer and returns its length.
+func (x *Exchange) fillHead() (int, error) {
+	for from := 0; ; {
+		b := x.buf[x.r:x.w]
+		if end := endOfHead(b, from); end > 0 {
+			return end, nil
+		}
+		if n := min(len(b), len("HTTP/1.")); string(b[:n]) != "HTTP/1."[:n] {
+			return 0, errNotHTTP
+		}
+		if from = len(b); from >= maxHead {
+			return 0, errHeadSize
+		}
+		if x.r == 0 && x.w == len(x.buf) {
+			x.buf = append(make([]byte, 0, 2*len(x.buf)), x.buf...)
+			x.buf = x.buf[:cap(x.buf)]
+		}
+		err := x.fill()
+		x.heard = x.heard || x.w > x.r
+		if err == io.EOF && x.w > x.r {
+			err = io.ErrUnexpectedEOF
+		}
+		if err != nil {
+			return 0, err
+		}
+	}
+}
+
+// Hijack hands over the connection of a 101, with what has come after its
+// header. It is the caller's to close, before Done.
+func (x *Exchange) Hijack() (net.Conn, []byte) {
+	c := x.c
+	x.mu.Lock()
+	x.live = nil
+	x.mu.Unlock()
+	c.wakeBy(time.Time{}, time.Time{})
+	_ = c.SetWriteDeadline(time.Time{})
+	early := bytes.Clone(x.buf[x.r:x.w])
+	x.giveBack()
+	return c.TCPConn, early
+}
+
+// Abort ends the exchange from any goroutine: what waits for it returns with an
+// error.
+func (x *Exchange) Abort() {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	x.aborted = true
+	if x.cancel != nil {
+		x.cancel()
+	}
+	if x.live != nil {
+		x.live.Close()
+	}
+}
+
+// state tells why the exchange was ended from elsewhere, if it was.
+func (x *Exchange) state() (aborted bool, bodyErr error) {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	return x.aborted, x.readErr
+}
+
+// finish gives up the connection: it is kept if nothing of either message is
+// left on it, and closed in any other case. When in doubt, it is closed: what
+// would be left on it is the next user's answer.
+func (x *Exchange) finish() {
+	x.mu.Lock()
+	c := x.c
+	x.c, x.live = nil, nil
+	aborted := x.aborted
+	x.mu.Unlock()
+	if c != nil {
+		if x.sound && x.framed.keep && !aborted && x.r == x.w && x.isSent() {
+			c.a.keep(c)
+		} else {
+			c.Close()
+		}
+	}
+	if a := x.a; a != nil {
+		x.a = nil
+		a.end()
+		if a.tokens != nil {
+			<-a.tokens
+		}
+	}
+}
+
+// Done ends the exchange. A body that is not read to its end costs the
+// connection.
+func (x *Exchange) Done() {
+	x.finish()
+	x.join()
+	x.giveBack()
+}
+
+func (x *Exchange) giveBack() {
+	if x.pooled != nil {
+		buffers.Put(x.pooled)
+	}
+	x.pooled, x.buf, x.r, x.w = nil, nil, 0, 0
+}
+
+// Reset makes x as good as new, but for the room in its slices.
+func (x *Exchange) Reset() {
+	fields, list, trailers := x.Fields[:0], x.Head.Fields, x.Trailers
+	clear(list)
+	clear(trailers)
+	*x = Exchange{}
+	x.Fields, x.Head.Fields, x.Trailers = fields, list[:0], trailers[:0]
+}
