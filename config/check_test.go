@@ -281,6 +281,12 @@ func TestSettings(t *testing.T) {
 		{"listen port", "", "listen: ':99999'\n", "must end in a port number, at most 65535"},
 		{"listen any port", "", "listen: 127.0.0.1:0\n", ""},
 		{"redis URL", `"127.0.0.1:6379"`, `"redis://localhost:6379"`, "must be host:port; leave the scheme out"},
+		{"redis of two servers", `["127.0.0.1:6379"]`, `["127.0.0.1:6379", "127.0.0.1:6380"]`, "must hold exactly one host:port"},
+		{"redis of none", `addresses: ["127.0.0.1:6379"]`, "mode: cluster\n  addresses: []", "is empty"},
+		{"redis cluster", `addresses: ["127.0.0.1:6379"]`, "mode: cluster\n  addresses: [\"127.0.0.1:6379\", \"127.0.0.1:6380\"]\n  wait_replicas: 1", ""},
+		{"redis cluster with sentinels", `addresses: ["127.0.0.1:6379"]`, "mode: cluster\n  addresses: [\"127.0.0.1:6379\"]\n  sentinel: {}", "has no effect without mode: sentinel"},
+		{"redis sentinel", `addresses: ["127.0.0.1:6379"]`, "mode: sentinel\n  addresses: [\"127.0.0.1:26379\"]\n  sentinel: {master: mymaster, username: u, password: p}", ""},
+		{"redis sentinel of what", `addresses: ["127.0.0.1:6379"]`, "mode: sentinel\n  addresses: [\"127.0.0.1:26379\"]", "is required: what the sentinels call the primary"},
 		{"redis prefix with a hash tag", `addresses: ["127.0.0.1:6379"]`, "addresses: [\"127.0.0.1:6379\"]\n  key_prefix: '{x}'", "must be at most 64 letters, digits and : . _ / -"},
 		{"redis certificate without tls", `addresses: ["127.0.0.1:6379"]`, "addresses: [\"127.0.0.1:6379\"]\n  tls: {ca_file: ca.pem}", "has no effect without enabled: true"},
 		{"redis certificate missing", `addresses: ["127.0.0.1:6379"]`, "addresses: [\"127.0.0.1:6379\"]\n  tls: {enabled: true, ca_file: ca.pem}", "can't be read: no such file or directory"},
@@ -567,7 +573,7 @@ func FuzzLoad(f *testing.F) {
 			t.Fatalf("got %v and %v", c, err)
 		}
 		if err == nil {
-			if len(c.Apps) == 0 || len(c.Keys) == 0 || c.Redis.Address == "" {
+			if len(c.Apps) == 0 || len(c.Keys) == 0 || len(c.Redis.Addresses) == 0 {
 				t.Errorf("loaded without what is required: %+v", c)
 			}
 			return

@@ -77,12 +77,25 @@ type Limits struct {
 
 // Redis says where sessions are kept.
 type Redis struct {
-	Address   string // host:port
+	Mode string // "single", "sentinel" or "cluster"
+	// Addresses are host:port: of the one server, of all sentinels, or of some of
+	// the Cluster's nodes.
+	Addresses []string
 	Username  string
 	Password  Secret
 	TLS       *tls.Config // nil: plain TCP
+	Sentinel  Sentinel
 	KeyPrefix string
 	Timeout   time.Duration // of one call, connecting included
+	// WaitReplicas is how many replicas acknowledge ends and rotations.
+	WaitReplicas int
+}
+
+// Sentinel says what is asked of the sentinels.
+type Sentinel struct {
+	Master   string // what they call the primary
+	Username string
+	Password Secret
 }
 
 // Admin is the operators' listener.

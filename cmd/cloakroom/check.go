@@ -9,8 +9,6 @@ import (
 	"slices"
 	"time"
 
-	"github.com/redis/go-redis/v9"
-
 	"github.com/cloakroom/cloakroom/config"
 )
 
@@ -100,7 +98,7 @@ const onlineTimeout = 15 * time.Second
 
 // online asks Redis and every provider, one after the other.
 func (s *service) online(cfg *config.Config) []finding {
-	out := askRedis(cfg)
+	out := askRedis(s.store, cfg)
 	for _, p := range s.providers {
 		f := finding{Subject: "provider of " + p.app, Status: statusOK, Detail: "its metadata can be read"}
 		ctx, cancel := context.WithTimeout(context.Background(), onlineTimeout)
@@ -111,69 +109,4 @@ func (s *service) online(cfg *config.Config) []finding {
 		out = append(out, f)
 	}
 	return out
-}
-
-// askRedis asks what the gateway needs of Redis. It has a client of its own:
-// these questions are no session's business.
-func askRedis(cfg *config.Config) []finding {
-	ctx, cancel := context.WithTimeout(context.Background(), onlineTimeout)
-	defer cancel()
-	client := redis.NewClient(&redis.Options{
-		Addr:        cfg.Redis.Address,
-		Username:    cfg.Redis.Username,
-		Password:    string(cfg.Redis.Password),
-		TLSConfig:   cfg.Redis.TLS,
-		DialTimeout: cfg.Redis.Timeout,
-		ReadTimeout: cfg.Redis.Timeout,
-		MaxRetries:  -1, // a check shows what a first try meets
-	})
-	defer client.Close()
-	if err := client.Ping(ctx).Err(); err != nil {
-		return []finding{{"redis", statusFailed, "does not answer: " + err.Error()}}
-	}
-	return []finding{
-		{"redis", statusOK, "answers"},
-		eviction(client.ConfigGet(ctx, "maxmemory-policy").Result()),
-		skew(ctx, client, cfg),
-	}
-}
-
-// eviction judges maxmemory-policy: a Redis that evicts logs people out, and
-// may forget that a session has ended.
-func eviction(reply map[string]string, err error) finding {
-	f := finding{Subject: "redis maxmemory-policy"}
-	switch policy := reply["maxmemory-policy"]; {
-	case err != nil || policy == "":
-		f.Status, f.Detail = statusWarning, "can't be read here; it must be noeviction"
-	case policy != "noeviction":
-		f.Status, f.Detail = statusFailed, "is "+policy+" and must be noeviction: an evicted session is a person logged out"
-	default:
-		f.Status, f.Detail = statusOK, policy
-	}
-	return f
-}
-
-// skew compares Redis's clock with this host's.
-func skew(ctx context.Context, client *redis.Client, cfg *config.Config) finding {
-	f := finding{Subject: "redis clock"}
-	before := time.Now()
-	theirs, err := client.Time(ctx).Result()
-	if err != nil {
-		f.Status, f.Detail = statusWarning, "can't be read here: "+err.Error()
-		return f
-	}
-	// Their reading was taken somewhere between our two.
-	after := time.Now()
-	off := theirs.Sub(before.Add(after.Sub(before) / 2)).Round(time.Millisecond)
-	// A third of the grace is what the protocol assumes of clocks.
-	allowed := time.Duration(1<<63 - 1)
-	for _, a := range cfg.Apps {
-		allowed = min(allowed, a.Session.RotationGrace/3)
-	}
-	f.Status, f.Detail = statusOK, fmt.Sprintf("differs from this host's by %v", off)
-	if off.Abs() > allowed {
-		f.Status = statusFailed
-		f.Detail += fmt.Sprintf(", more than a third of session.rotation_grace (%v)", allowed)
-	}
-	return f
 }

@@ -61,15 +61,7 @@ func wire(cfg *config.Config, log *slog.Logger) (*service, error) {
 	if err != nil {
 		return nil, err
 	}
-	s.store = store.New(store.Options{
-		Address:   cfg.Redis.Address,
-		Username:  cfg.Redis.Username,
-		Password:  string(cfg.Redis.Password),
-		TLS:       cfg.Redis.TLS,
-		KeyPrefix: cfg.Redis.KeyPrefix,
-		Timeout:   cfg.Redis.Timeout,
-		Metrics:   s.metrics,
-	})
+	s.store = newStore(cfg.Redis, s.metrics, log)
 	s.keeper = session.New(s.store, ring, session.Options{Log: log, Metrics: s.metrics})
 	if s.tracing, err = newTracing(cfg.Tracing, log); err != nil {
 		s.close()

@@ -24,10 +24,10 @@ const (
 // Options say where Redis is.
 type Options struct {
 	Mode Mode
-	// Address is host:port of the one Redis, or the path of a unix socket. For
-	// Single.
+	// Address is Addresses where there is one.
 	Address string
-	// Addresses are the sentinels, all of them, or some of the Cluster's nodes.
+	// Addresses are host:port: of the one Redis (or the path of its unix
+	// socket), of all sentinels, or of some of the Cluster's nodes.
 	Addresses []string
 	Username  string
 	Password  string

@@ -44,6 +44,7 @@ type Store struct {
 	rdb       redis.UniversalClient
 	cluster   *redis.ClusterClient // rdb, in a Cluster; else nil
 	sentinels *sentinels           // nil without
+	opts      Options
 	prefix    string
 	timeout   time.Duration
 	wait      int // replicas to wait for
@@ -79,12 +80,18 @@ func New(opts Options) *Store {
 	if opts.Timeout == 0 {
 		opts.Timeout = 2 * time.Second
 	}
+	if opts.Address == "" && len(opts.Addresses) > 0 {
+		opts.Address = opts.Addresses[0]
+	} else if len(opts.Addresses) == 0 {
+		opts.Addresses = []string{opts.Address}
+	}
 	if opts.Offset == nil {
 		opts.Offset = func() time.Duration { return 0 }
 	}
 	var id [9]byte
 	rand.Read(id[:])
 	s := &Store{
+		opts:    opts,
 		prefix:  opts.KeyPrefix,
 		timeout: opts.Timeout,
 		wait:    opts.WaitReplicas,
