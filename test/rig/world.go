@@ -368,3 +368,15 @@ func around(text []byte, at, length int) string {
 
 // Random is a text that nobody else has.
 func Random() string { return rand.Text() }
+
+// Logs are what each process has printed so far, in the order in which they
+// were started.
+func (w *World) Logs() []string {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	var all []string
+	for _, p := range w.outputs {
+		all = append(all, p.Output())
+	}
+	return all
+}

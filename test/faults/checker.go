@@ -1,0 +1,454 @@
+package faults
+
+import (
+	"cmp"
+	"net/http"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/cloakroom/cloakroom/gateway/gatewaytest"
+)
+
+// Messages and reasons of the gateway's audit log that are judged here.
+const (
+	sayEnded    = "session ended"
+	sayBegun    = "session begun"
+	sayAdvanced = "ticket advanced"
+	sayInPlace  = "tokens refreshed in place"
+	sayReissued = "successor issued again"
+	sayOnceMore = "refresh token presented once more"
+
+	reasonReuse    = "reuse_detected"
+	reasonRejected = "refresh_rejected"
+	causeUnknown   = "answer_unknown"
+)
+
+// judge is a history with what finds things in it.
+type judge struct {
+	h        *History
+	allow    Allowance
+	r        *Result
+	ops      map[int64]*Op
+	sessions map[string]*Session
+	byFamily map[string]*Session
+	bySID    map[string]*Session
+	lines    map[string][]*Line // by sid
+}
+
+// Check decides from a history if the invariants held, but for what is allowed.
+func Check(h *History, allow Allowance) *Result {
+	if allow.Recovery == 0 {
+		allow.Recovery = 2 * time.Second
+	}
+	if allow.Known == 0 {
+		allow.Known = 2 * time.Second
+	}
+	j := &judge{
+		h: h, allow: allow,
+		r: &Result{Row: h.Row, Seed: h.Seed, Started: h.Start, Seconds: h.Length.Seconds(), Requests: len(h.Ops), Sessions: len(h.Sessions),
+			Faults: map[string]int{}, Errors: map[string]int{}, LostAllowed: map[string]int{}},
+		ops: map[int64]*Op{}, sessions: map[string]*Session{}, byFamily: map[string]*Session{}, bySID: map[string]*Session{}, lines: map[string][]*Line{},
+	}
+	for i := range h.Ops {
+		j.ops[h.Ops[i].ID] = &h.Ops[i]
+	}
+	for i := range h.Sessions {
+		s := &h.Sessions[i]
+		j.sessions[s.ID] = s
+		if s.Family != "" {
+			j.byFamily[s.Family] = s
+		}
+		if s.SID != "" {
+			j.bySID[s.SID] = s
+		}
+	}
+	for i := range h.Lines {
+		l := &h.Lines[i]
+		if l.SID != "" {
+			j.lines[l.SID] = append(j.lines[l.SID], l)
+		}
+		switch l.Message {
+		case sayBegun:
+			j.r.Logins++
+		case sayAdvanced:
+			j.r.Rotations++
+		case sayInPlace:
+			j.r.InPlace++
+		case sayReissued:
+			j.r.Reissued++
+		}
+	}
+	for _, w := range h.Windows {
+		j.r.Faults[w.Name]++
+	}
+	j.wrongUser()
+	j.redemptions()
+	j.lost()
+	j.failClosed()
+	j.reuses()
+	j.honest()
+	j.resources()
+	j.recovery()
+	for _, t := range h.Troubles {
+		if t.Invariant == "I4" {
+			j.r.Leaks++
+		}
+		j.r.Violate(t.Invariant, "%s", t.What)
+	}
+	return j.r
+}
+
+// wrongUser is I1.
+func (j *judge) wrongUser() {
+	wrong := func(format string, args ...any) {
+		j.r.WrongUser++
+		j.r.Violate("I1", format, args...)
+	}
+	for i := range j.h.Ops {
+		o := &j.h.Ops[i]
+		if o.Subject == "" && o.Family == "" && o.Echo == 0 {
+			continue
+		}
+		if want := gatewaytest.SubjectOf(o.User); o.Subject != "" && o.Subject != want {
+			wrong("%s was answered with %s's data", o, o.Subject)
+		}
+		if s := j.sessions[o.Session]; s != nil && s.Family != "" && o.Family != "" && o.Family != s.Family {
+			wrong("%s was answered from %s, its session is %s", o, o.Family, s.Family)
+		}
+		if o.Echo != 0 && o.Echo != o.ID {
+			wrong("%s was answered with what op %d asked for", o, o.Echo)
+		}
+	}
+	for _, a := range j.h.Arrivals {
+		o := j.ops[a.Op]
+		if o == nil || a.Subject == "" {
+			continue
+		}
+		if want := gatewaytest.SubjectOf(o.User); a.Subject != want {
+			wrong("%s came to the upstream as %s", o, a.Subject)
+		}
+	}
+}
+
+// redemptions is I2, and I9's part that the ledger tells.
+func (j *judge) redemptions() {
+	presented := map[string][]gatewaytest.Entry{}
+	var tokens []string
+	redeemed := map[string][]gatewaytest.Entry{}
+	unspent := 0
+	for _, e := range j.h.Ledger {
+		if e.Endpoint != gatewaytest.EndpointToken {
+			continue
+		}
+		switch e.Outcome {
+		case gatewaytest.Redeemed, gatewaytest.Repeated, gatewaytest.Reuse, gatewaytest.Rejected, gatewaytest.Unspent:
+		default:
+			continue
+		}
+		if e.Kind == gatewaytest.KindCode {
+			if e.Outcome == gatewaytest.Reuse {
+				j.r.Double++
+				j.r.Violate("I2", "a code was redeemed twice: %s", e)
+			}
+			continue
+		}
+		if e.Token == "" {
+			continue
+		}
+		if presented[e.Token] == nil {
+			tokens = append(tokens, e.Token)
+		}
+		presented[e.Token] = append(presented[e.Token], e)
+		if e.Outcome == gatewaytest.Redeemed || e.Outcome == gatewaytest.Repeated {
+			j.r.Grants++
+			redeemed[e.Family] = append(redeemed[e.Family], e)
+		}
+		if e.Outcome == gatewaytest.Unspent {
+			unspent++
+		}
+	}
+	for _, token := range tokens {
+		succeeded := 0
+		for i, e := range presented[token] {
+			if e.Outcome == gatewaytest.Redeemed || e.Outcome == gatewaytest.Repeated {
+				succeeded++
+			}
+			if i == 0 || presented[token][i-1].Outcome == gatewaytest.Unspent {
+				continue
+			}
+			before := presented[token][i-1]
+			if !j.audited(e.Family, before.At, e.At) {
+				j.r.Double++
+				j.r.Violate("I2", "presented again, and nothing says that its answer was unknown: %s, after %s", e, before)
+			}
+		}
+		if succeeded > 1 {
+			j.r.Double++
+			j.r.Violate("I2", "%s was redeemed %d times", token, succeeded)
+		}
+	}
+	// A token that was just got is not traded again.
+	const apart = time.Second
+	for family, all := range redeemed {
+		for i := 1; i < len(all); i++ {
+			if all[i].At.Sub(all[i-1].At) < apart {
+				j.r.Violate("I9", "%s was refreshed twice within %v: %s", family, all[i].At.Sub(all[i-1].At), all[i])
+			}
+		}
+	}
+	j.r.Figure("presentations that spent nothing", float64(unspent))
+	if most := j.allow.Presentations; most > 0 && unspent > most {
+		j.r.Violate("I9", "%d presentations spent nothing, %d are allowed", unspent, most)
+	}
+}
+
+// audited reports whether, between two moments, a gateway wrote down that a
+// session's token is presented once more.
+func (j *judge) audited(family string, from, to time.Time) bool {
+	s := j.byFamily[family]
+	if s == nil || s.SID == "" {
+		return false
+	}
+	for _, l := range j.lines[s.SID] {
+		if l.Message == sayOnceMore && l.At >= j.h.at(from) && l.At <= j.h.at(to) {
+			return true
+		}
+	}
+	return false
+}
+
+// lost is I3: a session that nobody ended was refused as ended, or never came
+// back.
+func (j *judge) lost() {
+	reasons := map[string]string{} // by session
+	where := map[string]*Op{}
+	var order []string
+	for i := range j.h.Ops {
+		o := &j.h.Ops[i]
+		s := j.sessions[o.Session]
+		if s == nil || o.Status != http.StatusUnauthorized && o.Status != http.StatusForbidden || s.Ending != 0 && o.End >= s.Ending {
+			continue
+		}
+		if _, known := reasons[s.ID]; !known {
+			reasons[s.ID], where[s.ID] = cmp.Or(o.Reason, o.Code), o
+			order = append(order, s.ID)
+		}
+	}
+	spent := map[string]bool{} // families of which a token was spent, and then refused
+	for _, e := range j.h.Ledger {
+		if e.Kind == gatewaytest.KindRefresh && e.Outcome == gatewaytest.Reuse {
+			spent[e.Family] = true
+		}
+	}
+	for _, id := range order {
+		s, reason := j.sessions[id], reasons[id]
+		var end *Line
+		for _, l := range j.lines[s.SID] {
+			if l.Message == sayEnded {
+				end = l
+			}
+		}
+		audited := end != nil && end.Reason == reason
+		switch {
+		case reason == reasonRejected && j.allow.Unknown && audited && end.Cause == causeUnknown && spent[s.Family]:
+			j.r.LostAllowed[causeUnknown]++
+		case j.r.LostAllowed[reason] < j.allow.Lost[reason] && (audited || j.allow.Unaudited):
+			j.r.LostAllowed[reason]++
+		default:
+			j.r.Lost++
+			j.r.Violate("I3", "session %s (%s) was lost: %s; audited: %v", id, s.SID, where[id], audited)
+		}
+	}
+	stuck := 0
+	for i := range j.h.Sessions {
+		s := &j.h.Sessions[i]
+		if s.Ending == 0 && reasons[s.ID] == "" && (s.Final == 0 && s.FinalReason != "" || s.Final >= 500 || s.Final == -1) {
+			if stuck++; stuck > j.allow.Unended {
+				j.r.Lost++
+				j.r.Violate("I3", "session %s (%s) never came back: %d", s.ID, s.SID, s.Final)
+			}
+		}
+	}
+}
+
+// failClosed is I5.
+func (j *judge) failClosed() {
+	over := func(s *Session, at time.Duration) bool { return s != nil && s.Ended != 0 && at > s.Ended+j.allow.Known }
+	seen := map[string]bool{}
+	revived := func(s *Session, format string, args ...any) {
+		if seen[s.ID] {
+			return
+		}
+		seen[s.ID] = true
+		if j.r.Revived++; j.r.Revived > j.allow.Revived {
+			j.r.Violate("I5", format, args...)
+		}
+	}
+	for i := range j.h.Ops {
+		o := &j.h.Ops[i]
+		s := j.sessions[o.Session]
+		if accepted(o) && o.Kind != KindLogin && o.Kind != KindLogout && over(s, o.Start) {
+			revived(s, "%s was accepted %v after its session ended (%s)", o, (o.Start - s.Ended).Round(time.Millisecond), s.Why)
+		}
+	}
+	for _, a := range j.h.Arrivals {
+		o := j.ops[a.Op]
+		switch {
+		case a.Subject == "":
+			j.r.Violate("I5", "op %d came to the upstream without a token", a.Op)
+		case a.Expires.Before(a.Clock.Add(-time.Second)) && !j.h.within(a.At, a.At, j.allow.Recovery):
+			j.r.Violate("I5", "op %d came to the upstream with a token that ran out %v before", a.Op, a.Clock.Sub(a.Expires))
+		case o != nil && o.Session == "":
+			j.r.Violate("I5", "op %d came to the upstream without a session", a.Op)
+		case o != nil && over(j.sessions[o.Session], o.Start):
+			revived(j.sessions[o.Session], "%s came to the upstream after its session ended", o)
+		}
+	}
+}
+
+func accepted(o *Op) bool {
+	return o.Status == http.StatusOK || o.Status == http.StatusSwitchingProtocols
+}
+
+// reuses is I6.
+func (j *judge) reuses() {
+	seen := map[string]bool{}
+	for i := range j.h.Lines {
+		l := &j.h.Lines[i]
+		if l.Message != sayEnded || l.Reason != reasonReuse || seen[l.SID] {
+			continue
+		}
+		seen[l.SID] = true
+		if s := j.bySID[l.SID]; s == nil || s.Why != "thief" {
+			j.r.FalseEnds++
+			j.r.Violate("I6", "session %s ended for a reuse at %v, and nobody had shown a superseded ticket", l.SID, l.At.Round(time.Millisecond))
+		}
+	}
+	for i := range j.h.Ops {
+		o := &j.h.Ops[i]
+		if o.Kind != KindReplay {
+			continue
+		}
+		j.r.Replays++
+		if o.Status == http.StatusOK {
+			j.r.MissedReuse++
+			j.r.Violate("I6", "a superseded ticket was taken: %s", o)
+		}
+	}
+}
+
+// honest is I7.
+func (j *judge) honest() {
+	posts := map[int64]int{}
+	for _, a := range j.h.Arrivals {
+		if a.Method == http.MethodPost {
+			if posts[a.Op]++; posts[a.Op] == 2 {
+				j.r.Twice++
+				j.r.Violate("I7", "op %d changes something and came to the upstream twice", a.Op)
+			}
+		}
+	}
+	for i := range j.h.Ops {
+		o := &j.h.Ops[i]
+		in := j.h.within(o.Start, o.End, j.allow.Recovery)
+		if o.Leak != "" {
+			j.r.Leaks++
+			j.r.Violate("I4", "%s shows a secret (%s…)", o, o.Leak)
+		}
+		if o.Cleared && !(o.Kind == KindLogout && o.Status == http.StatusOK) {
+			j.r.Violate("I7", "%s deletes the cookie", o)
+		}
+		if o.Got != "" && o.Status >= 400 {
+			j.r.Violate("I7", "%s is a refusal, and sets a cookie", o)
+		}
+		if o.Partial {
+			j.r.Violate("I7", "%s is cut, and looks complete", o)
+		}
+		if o.Kind != KindLogin && o.Status/100 == 3 {
+			j.r.Violate("I7", "%s redirects to %s", o, o.To)
+		}
+		switch {
+		case o.Error != "" && o.Error != "aborted":
+			name := "network: " + o.Error
+			j.r.Errors[name]++
+			if in && !j.allow.Cut {
+				j.r.Violate("I7", "%s", o)
+			}
+		case o.Status >= 500 && o.Error == "":
+			j.r.Errors[strings.TrimSpace(http.StatusText(o.Status)+": "+o.Code)]++
+			fine := o.Status == http.StatusBadGateway || o.Status == http.StatusServiceUnavailable || o.Status == http.StatusGatewayTimeout ||
+				slices.Contains(j.allow.Statuses, o.Status)
+			if !fine {
+				j.r.Violate("I7", "%s", o)
+			}
+			if o.Status == http.StatusServiceUnavailable && !o.Retry {
+				j.r.Violate("I7", "%s has no Retry-After", o)
+			}
+		case o.Status >= 400 && o.Status != http.StatusUnauthorized && !slices.Contains(j.allow.Statuses, o.Status):
+			j.r.Errors[strings.TrimSpace(http.StatusText(o.Status)+": "+o.Code)]++
+			j.r.Violate("I7", "%s", o)
+			continue
+		default:
+			continue
+		}
+		if !in {
+			if j.r.Outside++; j.r.Outside > j.allow.Outside {
+				j.r.Violate("I7", "outside of all faults: %s", o)
+			}
+		}
+	}
+}
+
+// resources is I8.
+func (j *judge) resources() {
+	var before Gauge
+	for _, g := range j.h.Before {
+		before.Goroutines, before.FDs, before.RSS = max(before.Goroutines, g.Goroutines), max(before.FDs, g.FDs), max(before.RSS, g.RSS)
+	}
+	if len(j.h.Before) == 0 {
+		return
+	}
+	for _, g := range j.h.After {
+		if g.Goroutines > 1.1*before.Goroutines+50 {
+			j.r.Violate("I8", "process %d has %.0f goroutines, %.0f before", g.Process, g.Goroutines, before.Goroutines)
+		}
+		if g.FDs > 1.1*before.FDs+30 {
+			j.r.Violate("I8", "process %d has %.0f open files, %.0f before", g.Process, g.FDs, before.FDs)
+		}
+		j.r.Figure("resident memory, MiB", max(j.r.Figures["resident memory, MiB"], g.RSS/(1<<20)))
+	}
+}
+
+// recovery tells how soon after each fault something worked.
+func (j *judge) recovery() {
+	type success struct{ start, end time.Duration }
+	var all []success
+	for i := range j.h.Ops {
+		o := &j.h.Ops[i]
+		if accepted(o) && o.Error == "" && (o.Kind == KindAPI || o.Kind == KindToken || o.Kind == KindPost) {
+			all = append(all, success{o.Start, o.End})
+		}
+	}
+	slices.SortFunc(all, func(a, b success) int { return cmp.Compare(a.end, b.end) })
+	for i := 1; i < len(all); i++ {
+		j.r.Gap = max(j.r.Gap, float64(all[i].end-all[i-1].end)/1e6)
+	}
+	var firsts []float64
+	for _, w := range j.h.Windows {
+		if w.To == 0 {
+			continue
+		}
+		i, _ := slices.BinarySearchFunc(all, w.To, func(s success, at time.Duration) int { return cmp.Compare(s.end, at) })
+		for ; i < len(all); i++ {
+			if all[i].start >= w.To {
+				firsts = append(firsts, float64(all[i].end-w.To)/1e6)
+				break
+			}
+		}
+	}
+	if len(firsts) > 0 {
+		slices.Sort(firsts)
+		j.r.FirstP50, j.r.FirstMax = firsts[len(firsts)/2], firsts[len(firsts)-1]
+	}
+}

@@ -1,0 +1,52 @@
+package faults
+
+import (
+	"math/rand/v2"
+	"testing"
+	"time"
+
+	"github.com/cloakroom/cloakroom/test/rig"
+)
+
+// processRows are what happens to the gateway's own processes.
+var processRows = []Row{
+	{
+		ID: "F0", Name: "nothing goes wrong",
+		Length: 10 * time.Second,
+	},
+	{
+		ID: "F1", Name: "a replica is killed (SIGKILL)",
+		Setup:  func(_ testing.TB, s *Setup) { s.Replicas = 3 },
+		Length: 25 * time.Second,
+		Strike: func(w *World, r *rand.Rand) {
+			at := w.Replicas()[r.IntN(3)]
+			over := w.Fault("SIGKILL")
+			w.Kill(at)
+			over()
+			w.Sleep(time.Duration(r.Int64N(int64(400 * time.Millisecond))))
+			w.Boot(at)
+		},
+		// A grant that was at the provider when its replica died: nobody has the
+		// answer.
+		Allow: Allowance{Unknown: true, Cut: true},
+	},
+	{
+		ID: "F2", Name: "a rolling deploy (SIGTERM, one replica after the other)",
+		Setup: func(_ testing.TB, s *Setup) {
+			s.Change = func(c rig.Config) {
+				c.Set("drain.delay", "1s")
+				c.Set("drain.timeout", "10s")
+			}
+		},
+		Length: 25 * time.Second,
+		Strike: func(w *World, r *rand.Rand) {
+			old := w.Running()[0]
+			w.Add()
+			over := w.Fault("SIGTERM")
+			if code := w.Retire(old); code != 0 {
+				w.Trouble("I7", "a replica that was asked to end exits with %d", code)
+			}
+			over()
+		},
+	},
+}
