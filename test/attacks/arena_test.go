@@ -263,7 +263,15 @@ func (x *exchanged) read(t testing.TB, conn net.Conn) {
 // complete reports whether there are answers and nothing after them.
 func (x *exchanged) complete() bool {
 	answers, rest := parseAnswers(x.got, x.sent)
-	return len(answers) > 0 && answers[len(answers)-1].Status >= 200 && rest == 0 && !answers[len(answers)-1].Cut
+	if len(answers) == 0 || rest > 0 {
+		return false
+	}
+	switch last := answers[len(answers)-1]; {
+	case last.Status == http.StatusSwitchingProtocols:
+		return true
+	default:
+		return last.Status >= 200 && !last.Cut
+	}
 }
 
 // parseAnswers reads all answers in text, and says how much is left over.

@@ -50,7 +50,7 @@ var trusted = []string{
 	"X-Original-Url", "X-Original-Uri", "X-Original-Method", "X-Original-Host", "X-Rewrite-Url", "X-Client-Ip", "X-Cluster-Client-Ip", "True-Client-Ip",
 	"Cf-Connecting-Ip", "X-Client-Cert", "X-Ssl-Client-Cert", "Ssl-Client-Verify", "X-Amzn-Oidc-Data", "X-Amzn-Oidc-Identity",
 	"X-Ms-Client-Principal", "X-Goog-Authenticated-User-Email", "X-Goog-Iap-Jwt-Assertion", "Cf-Access-Jwt-Assertion",
-	"X-Bff", "X-Bff-User", "X-Bff-Local-Key", "X-Bff-Background", "Dpop", "Proxy-Authorization", "Early-Data", "Secure-Session-Response", "X-User",
+	"X-Bff", "X-Bff-User", "X-Bff-Local-Key", "X-Bff-Background", "Dpop", "Proxy-Authorization", "Early-Data", "Secure-Session-Response",
 }
 
 func cgi(name string) string {
