@@ -61,13 +61,26 @@ func (k *Keeper) Open(ctx context.Context, app *App, t Ticket, need Need) (Opene
 	if need.Received.IsZero() {
 		need.Received = k.now()
 	}
+	sent, ear := k.now(), k.store.Ear()
+	v, now, err := k.recall(ctx, app, t, need, sent, ear)
+	shared := v != nil
+	if v == nil && err == nil {
+		if v, err = k.inquire(ctx, app, t, need, sent, ear); err == nil {
+			now = v.now
+		}
+	}
+	if err == nil && !v.splitKey && !v.settled && freshFor(app, v, need, now) == tokenFresh {
+		return k.opened(app, v, now), nil // as nearly always: nothing to wait for
+	}
 	ctx, cancel := context.WithTimeoutCause(ctx, waitLimit, errWait)
 	defer cancel()
 	for round := 0; ; round++ {
-		if err := pause(ctx, round); err != nil {
-			return Opened{}, waited(ctx, err)
+		if round > 0 || shared { // what is in the cache is read only
+			if err := pause(ctx, round); err != nil {
+				return Opened{}, waited(ctx, err)
+			}
+			v, err = k.judge(ctx, app, t, need)
 		}
-		v, err := k.judge(ctx, app, t, need)
 		if err == errMoved {
 			continue
 		}
@@ -85,7 +98,7 @@ func (k *Keeper) Open(ctx context.Context, app *App, t Ticket, need Need) (Opene
 			if fresh == tokenOut {
 				return Opened{}, ErrTokenExpired
 			}
-			return k.opened(app, v), nil
+			return k.opened(app, v, v.now), nil
 		}
 		if v.settled && need.Cookie && fresh != tokenOut {
 			again, err := k.reissue(ctx, app, v, t)
@@ -112,7 +125,7 @@ func (k *Keeper) Open(ctx context.Context, app *App, t Ticket, need Need) (Opene
 			}
 			v = next
 		}
-		return k.opened(app, v), nil
+		return k.opened(app, v, v.now), nil
 	}
 }
 
@@ -142,8 +155,8 @@ func waited(ctx context.Context, err error) error {
 	return err
 }
 
-func (k *Keeper) opened(app *App, v *view) Opened {
-	o := Opened{Session: v.Session, Now: v.now, Successor: v.handout, IdleExpiresAt: v.ExpiresAt}
+func (k *Keeper) opened(app *App, v *view, now time.Time) Opened {
+	o := Opened{Session: v.Session, Now: now, Successor: v.handout, IdleExpiresAt: v.ExpiresAt}
 	if v.split != nil && v.split.handOut {
 		o.LocalKey = &v.split.local
 	}
@@ -156,25 +169,45 @@ func (k *Keeper) opened(app *App, v *view) Opened {
 // judge opens a ticket once: from the cache, by a plain read where nothing is to
 // be written, or by the script.
 func (k *Keeper) judge(ctx context.Context, app *App, t Ticket, need Need) (*view, error) {
+	sent, ear := k.now(), k.store.Ear()
+	shared, now, err := k.recall(ctx, app, t, need, sent, ear)
+	if err != nil {
+		return nil, err
+	}
+	if shared != nil {
+		v := *shared
+		v.now = now
+		return &v, nil
+	}
+	return k.inquire(ctx, app, t, need, sent, ear)
+}
+
+// recall opens a ticket from the cache, if it may: the view is shared, and was
+// judged at the time that comes with it. Without one, Redis has to be asked.
+func (k *Keeper) recall(ctx context.Context, app *App, t Ticket, need Need, sent time.Time, ear uint64) (*view, time.Time, error) {
 	if k.store.Lame(t.SID) {
-		return nil, &UnavailableError{RetryAfter: storeRetryAfter, Err: errLame}
+		return nil, time.Time{}, &UnavailableError{RetryAfter: storeRetryAfter, Err: errLame}
 	}
-	sent := k.now()
-	ear := k.store.Ear()
-	if e, ok := k.cache.find(app.Name, t); ok && (e.ended != nil || !need.Local || !e.view.splitKey) {
-		if e.ended != nil {
-			return nil, e.ended
-		}
-		if ear != 0 && e.ear == ear && sent.Sub(e.stored) < app.CacheTTL {
-			v := *e.view
-			v.now = k.time()
-			notBefore, err := k.store.NotBefore(ctx, appID(app.Name))
-			if err == nil && !v.CreatedAt.Before(notBefore) && !k.due(app, &v, need) {
-				k.metrics.openings.WithLabelValues("cache").Inc()
-				return &v, nil
-			}
+	e, ok := k.cache.find(app.Name, t)
+	if !ok || e.ended == nil && need.Local && e.view.splitKey {
+		return nil, time.Time{}, nil
+	}
+	if e.ended != nil {
+		return nil, time.Time{}, e.ended
+	}
+	if ear != 0 && e.ear == ear && sent.Sub(e.stored) < app.CacheTTL {
+		now := k.time()
+		notBefore, err := k.store.NotBefore(ctx, e.view.record.App)
+		if err == nil && !e.view.CreatedAt.Before(notBefore) && !k.due(app, e.view, need, now) {
+			k.metrics.fromCache.Inc()
+			return e.view, now, nil
 		}
 	}
+	return nil, time.Time{}, nil
+}
+
+// inquire opens a ticket by what Redis says.
+func (k *Keeper) inquire(ctx context.Context, app *App, t Ticket, need Need, sent time.Time, ear uint64) (*view, error) {
 	if ear != 0 {
 		if seen, ok := k.seen.written.GetIfPresent(t.SID); ok && (!need.Activity || k.time().Sub(seen) < app.interval()) {
 			v, err := k.read(ctx, app, t, need)
@@ -207,9 +240,9 @@ func (k *Keeper) keep(app *App, v *view, sent time.Time, ear uint64) {
 	k.cache.keep(v.SID, &cached{app: app.Name, hash: v.ticket.Secret.Hash(), view: &kept, stored: sent, ear: ear, ttl: app.CacheTTL}, sent)
 }
 
-// due reports whether opening v has anything to write: last-seen, or an end that
-// may be near.
-func (k *Keeper) due(app *App, v *view, need Need) bool {
+// due reports whether opening v now has anything to write: last-seen, or an end
+// that may be near.
+func (k *Keeper) due(app *App, v *view, need Need, now time.Time) bool {
 	limit := v.ExpiresAt
 	if idle := app.idle(v.Session); idle > 0 && v.seenAt.Add(idle).Before(limit) {
 		limit = v.seenAt.Add(idle)
@@ -217,7 +250,7 @@ func (k *Keeper) due(app *App, v *view, need Need) bool {
 	if r := v.Tokens.RefreshExpiresAt; !r.IsZero() && r.Before(limit) {
 		limit = r
 	}
-	return limit.Sub(v.now) <= limitMargin || need.Activity && v.now.Sub(v.seenAt) >= app.interval()
+	return limit.Sub(now) <= limitMargin || need.Activity && now.Sub(v.seenAt) >= app.interval()
 }
 
 // read answers a current, confirmed ticket with nothing to write by one plain
@@ -235,10 +268,10 @@ func (k *Keeper) read(ctx context.Context, app *App, t Ticket, need Need) (*view
 		return nil, nil
 	}
 	v, err := k.view(ctx, app, t, store.Answer{Result: store.Current, Now: k.time(), Record: record})
-	if err != nil || k.due(app, v, need) {
+	if err != nil || k.due(app, v, need, v.now) {
 		return nil, err
 	}
-	k.metrics.openings.WithLabelValues("read").Inc()
+	k.metrics.fromRead.Inc()
 	return v, nil
 }
 
@@ -269,7 +302,7 @@ func (k *Keeper) ask(ctx context.Context, app *App, t Ticket, need Need, sent ti
 		}
 		return nil, k.unavailable(ctx, err)
 	}
-	k.metrics.openings.WithLabelValues("script").Inc()
+	k.metrics.fromScript.Inc()
 	switch answer.Result {
 	case store.Current, store.Handout, store.Superseding, store.Settled, store.InGrace:
 	default:
