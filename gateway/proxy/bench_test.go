@@ -13,6 +13,7 @@ import (
 	"strconv"
 	"strings"
 	"sync/atomic"
+	"syscall"
 	"testing"
 	"time"
 
@@ -144,6 +145,7 @@ func load(b *testing.B, addr string, parallel, size int) {
 		}
 	}
 	left.Store(int64(b.N))
+	cpu := cpuTime()
 	b.ResetTimer()
 	close(begin)
 	for range parallel {
@@ -152,4 +154,15 @@ func load(b *testing.B, addr string, parallel, size int) {
 		}
 	}
 	b.StopTimer()
+	b.ReportMetric(float64(cpuTime()-cpu)/float64(b.N), "cpu-ns/op")
+}
+
+// cpuTime is what the process has used: beside others, it says more than the
+// time that went by.
+func cpuTime() time.Duration {
+	var u syscall.Rusage
+	if err := syscall.Getrusage(syscall.RUSAGE_SELF, &u); err != nil {
+		panic(err)
+	}
+	return time.Duration(u.Utime.Nano() + u.Stime.Nano())
 }

@@ -102,7 +102,7 @@ func (x *Exchange) CopyTo(dst io.ReaderFrom) error {
 		return errors.New("upstream: not to be copied")
 	}
 	x.c.wakeBy(time.Time{}, time.Time{})
-	n, err := dst.ReadFrom(&io.LimitedReader{R: x.c.TCPConn, N: x.left})
+	n, err := dst.ReadFrom(&io.LimitedReader{R: x.c.Conn, N: x.left})
 	if x.left -= n; x.left == 0 {
 		x.complete()
 		return err
@@ -198,6 +198,9 @@ func (x *Exchange) trailers() error {
 		} else {
 			end = endOfHead(b, from)
 		}
+		if from = len(b); end > maxTrailer || end == 0 && from > maxTrailer {
+			return errHeadSize
+		}
 		if end > 0 {
 			var err error
 			if x.Trailers, err = parseFields(x.Trailers[:0], string(b[:end])); err != nil {
@@ -212,9 +215,6 @@ func (x *Exchange) trailers() error {
 			x.r += end
 			x.complete()
 			return nil
-		}
-		if from = len(b); from > maxTrailer {
-			return errHeadSize
 		}
 		if err := x.fill(); err != nil {
 			return unexpected(err)

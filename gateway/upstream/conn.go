@@ -10,7 +10,7 @@ import (
 // conn is one connection over plain HTTP/1.1. It is in the hands of one
 // exchange, or idle.
 type conn struct {
-	*net.TCPConn
+	net.Conn  // TCP
 	a         *address
 	raw       syscall.RawConn
 	look      func(fd uintptr) // peeks, and sets quiet
@@ -27,8 +27,8 @@ func (a *address) dial(ctx context.Context) (*conn, error) {
 	if err != nil {
 		return nil, err
 	}
-	c := &conn{TCPConn: nc.(*net.TCPConn), a: a}
-	if c.raw, err = c.SyscallConn(); err != nil {
+	c := &conn{Conn: nc, a: a}
+	if c.raw, err = nc.(*net.TCPConn).SyscallConn(); err != nil {
 		nc.Close()
 		return nil, err
 	}

@@ -410,7 +410,7 @@ func (x *Exchange) Hijack() (net.Conn, []byte) {
 	_ = c.SetWriteDeadline(time.Time{})
 	early := bytes.Clone(x.buf[x.r:x.w])
 	x.giveBack()
-	return c.TCPConn, early
+	return c.Conn, early
 }
 
 // Abort ends the exchange from any goroutine: what waits for it returns with an

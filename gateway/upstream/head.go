@@ -106,7 +106,7 @@ func parseFields(fields []Field, text string) ([]Field, error) {
 		if colon == 0 || colon == len(line) || line[colon] != ':' {
 			return fields, errField // a folded line, too
 		}
-		value := textproto.TrimString(line[colon+1:])
+		value := strings.Trim(line[colon+1:], " \t")
 		if !validValue(value) {
 			return fields, errField
 		}

@@ -7,6 +7,7 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"sync/atomic"
 	"time"
 )
 
@@ -50,8 +51,16 @@ func newTransport(o *Options) *http.Transport {
 const continueTimeout = time.Second
 
 // roundTrip tries addresses until one can be connected to.
-func (p *Pool) roundTrip(r *http.Request) (*http.Response, error) {
-	body := r.Body
+func (p *Pool) roundTrip(r *http.Request) (res *http.Response, err error) {
+	var body *keptOpen
+	if r.Body != nil && r.Body != http.NoBody {
+		body = &keptOpen{Reader: r.Body} // net/http closes it with any error
+		defer func() {
+			if err != nil {
+				r.Body.Close()
+			}
+		}()
+	}
 	var tried []*address
 	for {
 		a := p.pick(tried)
@@ -60,11 +69,11 @@ func (p *Pool) roundTrip(r *http.Request) (*http.Response, error) {
 		u := *r.URL
 		u.Scheme, u.Host = a.url.Scheme, a.url.Host
 		out.URL = &u
-		if body != nil && body != http.NoBody {
-			out.Body = keptOpen{body} // net/http closes it with any error
+		if body != nil {
+			out.Body = body
 		}
 		a.begin()
-		res, err := a.transport.RoundTrip(out)
+		res, err = a.transport.RoundTrip(out)
 		if err == nil {
 			a.succeed()
 			res.Request = r
@@ -72,15 +81,13 @@ func (p *Pool) roundTrip(r *http.Request) (*http.Response, error) {
 			return res, nil
 		}
 		a.end()
-		unopened := isDial(err)
-		if r.Context().Err() == nil {
-			a.fail(err, unopened)
-			if tried = append(tried, a); unopened && len(tried) < len(p.addresses) {
-				continue
-			}
+		if r.Context().Err() != nil || body != nil && body.failed.Load() {
+			return nil, err // by no fault of the address
 		}
-		if body != nil {
-			body.Close()
+		unopened := isDial(err)
+		a.fail(err, unopened)
+		if tried = append(tried, a); unopened && len(tried) < len(p.addresses) {
+			continue
 		}
 		return nil, err
 	}
@@ -92,9 +99,21 @@ func isDial(err error) bool {
 	return ok && op.Op == "dial" && !errors.Is(err, context.Canceled)
 }
 
-type keptOpen struct{ io.Reader }
+// keptOpen is a request's body for more than one attempt.
+type keptOpen struct {
+	io.Reader
+	failed atomic.Bool // by itself
+}
 
-func (keptOpen) Close() error { return nil }
+func (b *keptOpen) Read(p []byte) (int, error) {
+	n, err := b.Reader.Read(p)
+	if err != nil && err != io.EOF {
+		b.failed.Store(true)
+	}
+	return n, err
+}
+
+func (*keptOpen) Close() error { return nil }
 
 // endOf counts the request as under way until its body is closed. A body that
 // can be written to, that of a 101, stays one.
