@@ -145,6 +145,7 @@ type app struct {
 	sameSite http.SameSite
 	policy   *session.App
 	tickets  codec
+	known    knownTickets
 	logins   codec
 	routes   *proxy.Table[[]Route]
 	hsts     []string // the header's lines; nil: none
