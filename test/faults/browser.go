@@ -26,10 +26,6 @@ import (
 // password is everybody's at the provider.
 const password = "correct horse battery staple"
 
-// patience is how long a browser waits for an answer: longer than a gateway
-// waits for a provider.
-const patience = 25 * time.Second
-
 // Browser is one person's, with one cookie jar and any number of tabs: its
 // methods may be called from any goroutine, also at the same time. Cookies are
 // kept in the order in which they arrive, whoever asked for them.
@@ -65,7 +61,7 @@ type Ask struct {
 	// Cookie is shown instead of the jar's, as Session's.
 	Cookie  string
 	Session *Session
-	// Within closes the tab after so long; 0: patience.
+	// Within closes the tab after so long; 0: Setup.Patience.
 	Within time.Duration
 	// Late keeps the answer's cookie back for so long, and Lost for ever.
 	Late time.Duration
@@ -180,7 +176,7 @@ func (b *Browser) send(q request) (Op, *answer) {
 	}
 	within := q.within
 	if within == 0 {
-		within = patience
+		within = w.patience
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), within)
 	defer cancel()
@@ -276,6 +272,7 @@ func (b *Browser) cookies(op *Op, q request, resp *http.Response, a *answer) {
 			continue
 		}
 		if q.late > 0 {
+			op.Late = true
 			timer := time.NewTimer(q.late)
 			<-timer.C
 		}
@@ -525,7 +522,7 @@ func (b *Browser) LogIn() error {
 	if a == nil || a.status/100 != 3 {
 		return fmt.Errorf("login as %s: %s", b.User, &op)
 	}
-	ctx, cancel := context.WithTimeout(context.Background(), patience)
+	ctx, cancel := context.WithTimeout(context.Background(), w.patience)
 	defer cancel()
 	r, err := http.NewRequestWithContext(ctx, http.MethodGet, a.header.Get("Location"), nil)
 	if err != nil {
@@ -626,7 +623,7 @@ func (b *Browser) Socket() Op {
 		return fail(err)
 	}
 	defer conn.Close()
-	_ = conn.SetDeadline(time.Now().Add(patience))
+	_ = conn.SetDeadline(time.Now().Add(w.patience))
 	fmt.Fprintf(conn, "GET /api/socket HTTP/1.1\r\nHost: app.test\r\nConnection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\n"+
 		"Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nOrigin: %s\r\nCookie: %s=%s\r\n%s: %d\r\n\r\n", rig.Origin, rig.SessionCookie, cookie, opHeader, op.ID)
 	in := bufio.NewReader(conn)

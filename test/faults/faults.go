@@ -78,6 +78,8 @@ type Setup struct {
 	Seed     uint64
 	Replicas int // default 2
 	Browsers int // default 200
+	// Patience is how long browsers wait for an answer; default 25 s.
+	Patience time.Duration
 	// Provider's options; default: access tokens live for four seconds.
 	Provider gatewaytest.Options
 	// Redis is the deployment's; nil: a new one that keeps everything on disk.

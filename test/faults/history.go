@@ -9,6 +9,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"time"
 
@@ -43,6 +44,7 @@ type Op struct {
 	Sent    string        `json:"sent,omitempty"` // fingerprint of the ticket shown
 	Got     string        `json:"got,omitempty"`  // and of the one that the answer sets
 	Lost    bool          `json:"lost,omitempty"` // the browser never saw the answer's cookie
+	Late    bool          `json:"late,omitempty"` // it saw it late
 	Cleared bool          `json:"cleared,omitempty"`
 	Back    bool          `json:"back,omitempty"` // the cookie replaced a newer session's
 	Start   time.Duration `json:"start"`
@@ -236,5 +238,5 @@ func fingerprint(cookie string) string {
 	if cookie == "" {
 		return ""
 	}
-	return fmt.Sprintf("%012x", maphash.String(fingerprints, cookie)>>16)
+	return strconv.FormatUint(maphash.String(fingerprints, cookie), 36)
 }

@@ -108,6 +108,10 @@ func Run(t *testing.T, row Row, o Options) *Result {
 // history collects what all parts have to say, when all is over.
 func (w *World) history(row string, seed uint64, before []Gauge) *History {
 	w.client.CloseIdleConnections()
+	for _, r := range w.Running() {
+		r.Upstream.Break() // idle connections are kept on purpose
+	}
+	w.ProviderLink.Break()
 	after := w.gauges()
 	for range 50 { // connections take a moment to go
 		if !grown(before, after) {

@@ -2,6 +2,7 @@ package faults
 
 import (
 	"bytes"
+	"context"
 	"fmt"
 	"net/http"
 	"net/http/httptest"
@@ -34,6 +35,7 @@ type World struct {
 	Browsers []*Browser
 	Start    time.Time
 
+	patience   time.Duration
 	client     *http.Client // follows nothing, shared by all browsers
 	replicas   atomic.Pointer[[]*Replica]
 	nextOp     atomic.Int64
@@ -82,8 +84,11 @@ func New(t testing.TB, s Setup) *World {
 	if s.Redis == nil {
 		s.Redis = storetest.Redis(t, "--appendonly", "yes", "--appendfsync", "everysec", "--rdbcompression", "no")
 	}
+	if s.Patience == 0 {
+		s.Patience = 25 * time.Second // longer than a gateway waits for a provider
+	}
 	w := &World{
-		T: t, Setup: s, Redis: s.Redis, Stores: s.searched(), Start: time.Now(),
+		T: t, Setup: s, patience: s.Patience, Redis: s.Redis, Stores: s.searched(), Start: time.Now(),
 		tickets: map[string]struct{}{},
 		client: &http.Client{
 			Transport:     &http.Transport{MaxIdleConnsPerHost: 512, MaxIdleConns: 2048, DisableCompression: true},
@@ -192,22 +197,28 @@ func (w *World) boot(r *Replica) {
 	r.process.Store(w.nextNumber.Add(1) - 1)
 	r.gateway.Store(g)
 	watching := make(chan struct{})
-	w.T.Cleanup(func() { <-watching })
+	ctx, cancel := context.WithCancel(context.Background())
+	w.T.Cleanup(func() {
+		cancel()
+		<-watching
+	})
 	go func() {
 		defer close(watching)
-		r.watch(g)
+		r.watch(ctx, g)
 	}()
 }
 
 // watch is the balancer's health check: a replica that doesn't say it is ready
 // gets no requests as long as another does.
-func (r *Replica) watch(g *rig.Gateway) {
+func (r *Replica) watch(ctx context.Context, g *rig.Gateway) {
 	client := &http.Client{Timeout: 500 * time.Millisecond, Transport: &http.Transport{}}
 	defer client.CloseIdleConnections()
 	tick := time.NewTicker(100 * time.Millisecond)
 	defer tick.Stop()
 	for {
 		select {
+		case <-ctx.Done():
+			return
 		case <-g.Done():
 			if r.gateway.CompareAndSwap(g, nil) {
 				r.ready.Store(false)
