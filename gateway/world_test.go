@@ -54,7 +54,8 @@ type world struct {
 	log      *journal
 	edit     []func(*gateway.App)
 
-	redisAddr string // the next replica's way to Redis; empty: straight
+	redisAddr string                 // the next replica's way to Redis; empty: straight
+	options   func(*gateway.Options) // of the next replica; may be nil
 }
 
 // newWorld returns a world whose gateway serves app.test, with changes to the
@@ -148,7 +149,11 @@ func (w *world) replica(apps ...gateway.App) *replica {
 		Offset: func() time.Duration { return time.Duration(w.offset.Load()) },
 	})
 	keeper := session.New(st, w.keys, session.Options{Log: w.log.logger(), Now: w.now})
-	g := gateway.New(keeper, w.keys, gateway.Options{Log: w.log.logger(), Now: w.now})
+	opts := gateway.Options{Log: w.log.logger(), Now: w.now}
+	if w.options != nil {
+		w.options(&opts)
+	}
+	g := gateway.New(keeper, w.keys, opts)
 	if err := g.Swap(apps); err != nil {
 		w.t.Fatal(err)
 	}
@@ -198,12 +203,12 @@ func newUpstream(t testing.TB) *upstream {
 	return u
 }
 
-func (u *upstream) proxy(t testing.TB, strip string) *proxy.Proxy {
+func (u *upstream) proxy(t testing.TB, strip string, identity ...string) *proxy.Proxy {
 	t.Helper()
 	target, _ := url.Parse(u.URL)
 	transport := proxy.NewTransport(proxy.TransportOptions{})
 	t.Cleanup(transport.CloseIdleConnections)
-	p, err := proxy.New(proxy.Config{Target: target, StripPrefix: strip, OwnCookies: gateway.OwnCookie, Transport: transport, Timeout: 5 * time.Second})
+	p, err := proxy.New(proxy.Config{Target: target, StripPrefix: strip, OwnCookies: gateway.OwnCookie, IdentityHeaders: identity, Transport: transport, Timeout: 5 * time.Second})
 	if err != nil {
 		t.Fatal(err)
 	}
