@@ -16,7 +16,9 @@ import (
 // everything. Whoever wants to run writes again takes it before each write, and
 // again once the write is on its list.
 //
-// Each new connection asks for the history's name, in one round trip.
+// Each new connection asks for the history's name, in one round trip, and each
+// beat brings it along: a connection made to a Cluster's replica, to ask for the
+// slots, is there still when that has become a master.
 func (s *Store) Epoch() uint64 {
 	s.mu.Lock()
 	defer s.mu.Unlock()

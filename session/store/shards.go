@@ -172,7 +172,7 @@ func (s *Store) beat(ctx context.Context, sh *shard) error {
 	s.mu.Unlock()
 	return s.measure(ctx, "beat", func(ctx context.Context) error {
 		reply, err := beatScript.Run(ctx, s.rdb, []string{sh.key},
-			(10 * time.Second).Milliseconds(), s.channel(), s.replica, count).Int64Slice()
+			(10 * time.Second).Milliseconds(), s.channel(), s.replica, count).Slice()
 		// Out of memory is the one refusal that ends get around.
 		_, replied := errors.AsType[redis.Error](err)
 		s.mu.Lock()
@@ -181,11 +181,20 @@ func (s *Store) beat(ctx context.Context, sh *shard) error {
 		if err != nil {
 			return err
 		}
-		if len(reply) != 2 {
+		if len(reply) != 3 {
 			return errShort
 		}
+		seconds, ok1 := reply[0].(int64)
+		micros, ok2 := reply[1].(int64)
+		history, ok3 := reply[2].(string)
+		if !ok1 || !ok2 || !ok3 {
+			return errShort
+		}
+		if history != "" {
+			s.history(history)
+		}
 		end := time.Now()
-		now := time.Unix(reply[0], reply[1]*1000)
+		now := time.Unix(seconds, micros*1000)
 		s.mu.Lock()
 		// A Cluster has many clocks, which agree as far as sessions care.
 		s.drift, s.timed = now.Sub(start.Add(end.Sub(start)/2)), true

@@ -222,7 +222,8 @@ func (c *Shards) Failover(ctx context.Context, replica *Node) error {
 
 // MigrateSlots moves slots with all their keys from one master to another, one
 // after the other and one key after the other, as an operator's reshard does.
-// Clients meet MOVED, ASK and, with several keys, TRYAGAIN meanwhile.
+// Clients meet MOVED, ASK and, with several keys, TRYAGAIN meanwhile. It returns
+// when all nodes that run know: whoever doesn't would undo a quick move back.
 func (c *Shards) MigrateSlots(ctx context.Context, from, to *Node, move ...int) error {
 	ids := map[*Node]string{}
 	for _, n := range []*Node{from, to} {
@@ -252,9 +253,35 @@ func (c *Shards) MigrateSlots(ctx context.Context, from, to *Node, move ...int) 
 				return err
 			}
 		}
-		for _, n := range []*Node{to, from} {
-			if err := n.Do(ctx, "cluster", "setslot", slot, "node", ids[to]).Err(); err != nil {
-				return err
+		for _, n := range append([]*Node{to, from}, c.Nodes...) {
+			if !n.Running() {
+				continue
+			}
+			err := n.Do(ctx, "cluster", "setslot", slot, "node", ids[to]).Err()
+			if err != nil && (n == to || n == from) { // replicas refuse, and hear of it
+				return fmt.Errorf("storetest: slot %d is moved: %s: %w", slot, n.Addr(), err)
+			}
+		}
+		if err := eventually(ctx, func() error { return c.agree(ctx, slot, to) }); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// agree asks all nodes that run whether master serves slot.
+func (c *Shards) agree(ctx context.Context, slot int, master *Node) error {
+	for _, n := range c.Nodes {
+		if !n.Running() {
+			continue
+		}
+		served, err := n.client().ClusterSlots(ctx).Result()
+		if err != nil {
+			return err
+		}
+		for _, s := range served {
+			if s.Start <= slot && slot <= s.End && s.Nodes[0].Addr != master.Addr() {
+				return fmt.Errorf("%s takes %s for the master of slot %d", n.Addr(), s.Nodes[0].Addr, slot)
 			}
 		}
 	}

@@ -14,7 +14,9 @@ if not record then return {status, now, found or ''} end
 if slice(record, AT.attempt, 16) == attempt then return {'ok', now, record} end
 if slice(record, AT.version, 8) ~= version then return {'version', now, record} end
 local sending = slice(record, AT.sending, 16)
-if not again and (sent and sending ~= attempt or not sent and sending ~= NONE) then return {'sending', now, record} end
+-- A mark that is gone while the version stays was lost by Redis: its token is
+-- spent all the same.
+if not again and sending ~= NONE and (sending ~= attempt or not sent) then return {'sending', now, record} end
 if change == 'reissue' then
   if num(record, AT.confirmed, 1) == 1 then return {'version', now, record} end
   local at = num(record, AT.handed, 8)
