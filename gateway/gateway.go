@@ -175,6 +175,9 @@ func (g *Gateway) serve(w *response, r *http.Request) error {
 	if err := g.headerFits(r); err != nil {
 		return err
 	}
+	if !wellFramed(r) {
+		return invalid("the request has more than one reading")
+	}
 	switch r.Method {
 	case http.MethodTrace, "TRACK", http.MethodConnect:
 		return &problem{code: codeMethodNotAllowed} // echoes and tunnels, for nobody

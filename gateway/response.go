@@ -41,6 +41,8 @@ type response struct {
 	cookies []string
 	// refusal marks an answer of fail: it hands out no ticket.
 	refusal bool
+	// upload is the request's body, if it went to an upstream.
+	upload *upload
 
 	status int // of the final header; 0 while none is written
 	bytes  int64
@@ -65,6 +67,9 @@ func (w *response) WriteHeader(status int) {
 	}
 	if status != http.StatusSwitchingProtocols {
 		w.addCookies()
+	}
+	if w.upload != nil && !w.upload.whole.Load() {
+		w.Header()["Connection"] = []string{"close"}
 	}
 	w.ResponseWriter.WriteHeader(status)
 }

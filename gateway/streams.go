@@ -51,6 +51,10 @@ func (g *Gateway) send(w *response, r *http.Request, rt *Route, path string, fro
 		r, call.Traceparent = r.WithContext(ctx), traceparent(trace.SpanContextFromContext(ctx))
 		defer func() { end(err) }()
 	}
+	if r.ProtoMajor == 1 && r.Body != http.NoBody {
+		w.upload = &upload{ReadCloser: r.Body}
+		r.Body = w.upload
+	}
 	err = rt.Upstream.Forward(w, r, call)
 	if over := from.watch.Err(); over != nil && (errors.Is(err, proxy.ErrEnded) || errors.Is(err, context.Canceled)) {
 		return g.overtaken(w, r, from, over)
