@@ -47,7 +47,9 @@ func believed(folded []byte) bool {
 		"x-original-url", "x-original-uri", "x-original-method", "x-original-host", "x-original-forwarded-for",
 		"x-rewrite-url", "x-client-ip", "x-cluster-client-ip", "client-ip", "true-client-ip", "cf-connecting-ip", "fastly-client-ip",
 		"x-client-cert", "client-cert", "client-cert-chain", "x-client-dn", "x-client-verify",
-		"cf-access-jwt-assertion", "cf-access-authenticated-user-email", "early-data", "http2-settings", "cookie2":
+		"cf-access-jwt-assertion", "cf-access-authenticated-user-email", "early-data", "http2-settings", "cookie2",
+		// Other spellings alone come here: these themselves are the framing's, or pass.
+		"transfer-encoding", "content-length", "content-type", "sec-fetch-site", "sec-fetch-mode", "sec-fetch-dest":
 		return true
 	}
 	return hasPrefix(folded, "x-amzn-") || hasPrefix(folded, "x-ms-client-principal") ||
