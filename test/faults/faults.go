@@ -89,10 +89,10 @@ type Setup struct {
 	NoRedisLink bool
 	// Change has the last word on the configuration.
 	Change func(c rig.Config)
-	// Binary is the program of all replicas; "": the built cloakroom. Env is a
-	// replica's own environment; nil: nothing.
+	// Binary is the program of all replicas; "": the built cloakroom. Each changes
+	// what a replica is started with, configuration and environment; nil: nothing.
 	Binary string
-	Env    func(replica int) []string
+	Each   func(w *rig.World, replica int)
 	// Sentinels or Shards take the place of Redis, without links.
 	Sentinels *storetest.Sentinels
 	Shards    *storetest.Shards

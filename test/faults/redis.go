@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"math/rand/v2"
+	"slices"
 	"strconv"
 	"testing"
 	"time"
@@ -192,7 +193,9 @@ func moveSlots(w *World, r *rand.Rand) {
 		case at != from:
 			continue
 		}
-		moved = append(moved, slot)
+		if !slices.Contains(moved, slot) {
+			moved = append(moved, slot)
+		}
 	}
 	if to == nil {
 		return // another draw

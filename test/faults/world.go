@@ -40,6 +40,7 @@ type World struct {
 	replicas   atomic.Pointer[[]*Replica]
 	nextOp     atomic.Int64
 	nextNumber atomic.Int64
+	figures    map[string]float64 // a row's own, from its Strike for its Judge
 
 	mu       sync.Mutex // guards the rest
 	ops      []Op
@@ -189,8 +190,8 @@ func (w *World) boot(r *Replica) {
 		map[string]any{"path": "/api/", "upstream": upstream, "strip_prefix": "/api"},
 		map[string]any{"path": "/landing", "upstream": upstream, "kind": "page", "auth": "none", "token": "none"},
 	})
-	if w.Setup.Env != nil {
-		w.Rig.Env = w.Setup.Env(r.N)
+	if w.Setup.Each != nil {
+		w.Setup.Each(w.Rig, r.N)
 	}
 	g := w.Rig.Start()
 	r.Client.To(g.Public)
