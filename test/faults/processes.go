@@ -5,6 +5,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/cloakroom/cloakroom/gateway/gatewaytest"
 	"github.com/cloakroom/cloakroom/test/rig"
 )
 
@@ -48,5 +49,23 @@ var processRows = []Row{
 			}
 			over()
 		},
+	},
+	{
+		ID: "F3", Name: "a replica sleeps for three leases (SIGSTOP), with answers of the provider's on their way to it",
+		Setup:  func(_ testing.TB, s *Setup) { s.Patience = 4 * time.Second },
+		Length: 75 * time.Second, Pause: 2 * time.Second,
+		Strike: func(w *World, r *rand.Rand) {
+			at := w.Replicas()[r.IntN(2)]
+			hold := w.Provider.Gate(gatewaytest.GateAfterCommit, gatewaytest.Refreshing)
+			w.arrived(hold, 4+r.IntN(8))
+			over := w.Fault("SIGSTOP for 31 s")
+			w.Freeze(at)
+			hold.Release()
+			w.Sleep(31 * time.Second)
+			w.Thaw(at)
+			over()
+		},
+		Calm:  100 * time.Second,
+		Allow: Allowance{Unknown: true, Cut: true, Recovery: 10 * time.Second},
 	},
 }
