@@ -14,9 +14,10 @@ if not record then return {status, now, found or ''} end
 if slice(record, AT.attempt, 16) == attempt then return {'ok', now, record} end
 if slice(record, AT.version, 8) ~= version then return {'version', now, record} end
 local sending = slice(record, AT.sending, 16)
--- A mark that is gone while the version stays was lost by Redis: its token is
--- spent all the same.
-if not again and sending ~= NONE and (sending ~= attempt or not sent) then return {'sending', now, record} end
+-- What was sent is spent, also if Redis has lost its mark, which shows as the same
+-- version without one, or if that made room for another's. What wasn't gives way
+-- to any mark, in its second run too: new tokens are about to come.
+if sending ~= NONE and not (sent and (again or sending == attempt)) then return {'sending', now, record} end
 if change == 'reissue' then
   if num(record, AT.confirmed, 1) == 1 then return {'version', now, record} end
   local at = num(record, AT.handed, 8)
