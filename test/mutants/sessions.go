@@ -143,7 +143,7 @@ var ofSessions = []mutant{
 	},
 	{
 		id: "E4-reissue-beside-sending", rule: "while the mark stands nothing else changes ticket or box",
-		edits: []edit{{luaCommit, "if sent and sending ~= attempt or not sent and sending ~= NONE then", "if sent and sending ~= attempt then"}},
+		edits: []edit{{luaCommit, "not (sent and (again", "sent and not (sent and (again"}},
 		pkg:   "session/store", test: "TestMarkIsTouchedByItsOwnAlone",
 	},
 	{
