@@ -42,7 +42,10 @@ func (m *model) refreshes(s *state) {
 				case store.OK:
 					now := viewOf(m.kvs[s.kv])
 					if now.uid != v.uid {
-						m.fail("a claim finds another ticket on the same version")
+						// Only if Redis lost what was judged.
+						m.reach("a claim finds another ticket on the same version", true)
+						to(withdrawing, false)(s)
+						return
 					}
 					s.jobs[r].phase, s.jobs[r].view = latching, m.views.id(now)
 				case store.Sending:
@@ -385,9 +388,10 @@ func (m *model) tick(s *state) {
 	t.kv = m.id(m.older(s, m.kvs[s.kv]))
 	t.back = 0 // replicas are never that far behind
 	for r := range t.journal {
-		if t.again[r] != 2 {
-			t.journal[r], t.again[r] = 0, 0
+		if t.again[r] == 2 {
+			return // that takes no half minute
 		}
+		t.journal[r], t.again[r] = 0, 0
 	}
 	if t.watch == parting {
 		if t.watchAt--; t.watchAt == 0 {
