@@ -44,8 +44,8 @@ func (x *exchange) Slow() {
 	x.watched = true
 	x.over = make(chan struct{})
 	x.unwatch[0] = context.AfterFunc(x.in.Context(), x.gone)
-	if x.call.Ended != nil {
-		x.unwatch[1] = time.AfterFunc(watchDelay, x.watch).Stop
+	if ended, over := x.call.Ended, x.over; ended != nil {
+		x.unwatch[1] = time.AfterFunc(watchDelay, func() { x.watch(ended, over) }).Stop
 	}
 }
 
@@ -77,10 +77,10 @@ func (x *exchange) gone() {
 }
 
 // watch ends the exchange when the caller says so.
-func (x *exchange) watch() {
+func (x *exchange) watch(ended, over <-chan struct{}) {
 	select {
-	case <-x.call.Ended:
-	case <-x.over:
+	case <-ended:
+	case <-over:
 		return
 	}
 	x.mu.Lock()
