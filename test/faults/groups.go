@@ -156,12 +156,12 @@ func outages(h *History, r *Result, name string, recovery time.Duration) {
 	}
 }
 
-// share tells how many of the requests that touch a window failed.
+// share tells how many of the requests that began in a window failed.
 func share(h *History, r *Result, name string) (failed, all int) {
 	for i := range h.Ops {
 		o := &h.Ops[i]
 		for _, w := range h.Windows {
-			if w.Name != name || o.End < w.From || w.To != 0 && o.Start > w.To {
+			if w.Name != name || o.Start < w.From || w.To != 0 && o.Start > w.To {
 				continue
 			}
 			all++

@@ -29,6 +29,7 @@ var redisRows = []Row{
 			s.Change = func(c rig.Config) { c.Set("apps.0.session.cache_ttl", "0s") } // every request asks
 		},
 		Length: 40 * time.Second,
+		Pause:  2500 * time.Millisecond, // what one stall held up is over before the next
 		Allow:  Allowance{Recovery: 3 * time.Second, Cut: true},
 		Strike: stall,
 		Judge: func(_ *World, h *History, r *Result) {
@@ -85,7 +86,7 @@ var redisRows = []Row{
 	},
 	{
 		ID: "F8", Name: "Redis is out of memory (noeviction)",
-		Setup:  func(_ testing.TB, s *Setup) { s.Provider.AccessLife = 20 * time.Second },
+		Setup:  func(_ testing.TB, s *Setup) { s.Provider.AccessLife = 2 * time.Minute },
 		Length: 25 * time.Second,
 		Strike: func(w *World, r *rand.Rand) {
 			over := w.Fault("out of memory")
@@ -108,6 +109,9 @@ var redisRows = []Row{
 			}
 			r.Figure("proxied requests without memory", float64(all))
 			r.Figure("of them failed", float64(failed))
+			if failed > 0 {
+				r.Violate("F8", "%d of %d requests with a live token failed", failed, all)
+			}
 		},
 	},
 	{
