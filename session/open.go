@@ -100,7 +100,9 @@ func (k *Keeper) Open(ctx context.Context, app *App, t Ticket, need Need) (Opene
 			}
 			return k.opened(app, v, v.now), nil
 		}
-		if v.settled && need.Cookie && fresh != tokenOut {
+		// What has waited here for long says nothing of where the first successor is.
+		inTime := k.now().Sub(need.Received) <= app.Grace
+		if v.settled && need.Cookie && fresh != tokenOut && inTime {
 			again, err := k.reissue(ctx, app, v, t)
 			if err != nil {
 				return Opened{}, waited(ctx, err)

@@ -202,6 +202,20 @@ func TestOpening(t *testing.T) {
 		// The unused one is superseded: showing it is reuse.
 		w.wantEnded(k, lost, session.ReasonReuseDetected)
 	})
+	t.Run("predecessor, handed out long ago, verdict too late", func(t *testing.T) {
+		w := newWorld(t)
+		k := w.replica()
+		first := w.begin(k)
+		second := w.rotate(k, first)
+		w.pass(3*w.app.Grace + time.Second)
+		// It came before the successor left, and was held up until now.
+		late := page
+		late.Received = w.now().Add(-3 * w.app.Grace)
+		if o := w.open(k, first, late); o.Successor != nil || o.Generation != 2 {
+			t.Fatal("the successor was superseded on its way")
+		}
+		w.open(k, second, page)
+	})
 	t.Run("predecessor, handed out long ago, token out", func(t *testing.T) {
 		w := newWorld(t)
 		k := w.replica()

@@ -184,6 +184,12 @@ func (k *Keeper) fly(ctx context.Context, app *App, v *view, stays func() bool, 
 		return nil, nil
 	}
 	e := &exchange{k: k, app: app, view: v, attempt: attempt, record: answer.Record, predecessors: answer.Predecessors, stays: stays, ahead: answer.Now.Sub(k.now())}
+	if answer.Record.Hash != v.ticket.Secret.Hash() {
+		// Redis lost what was judged, and came to this version by another way.
+		e.withdraw(ctx)
+		k.forget(v.SID)
+		return nil, nil
+	}
 	defer e.renew(ctx)()
 	if v.Tokens.Refresh == "" {
 		return e.advance(ctx)
