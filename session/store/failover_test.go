@@ -120,33 +120,54 @@ func TestSentinelReplacesThePrimary(t *testing.T) {
 			if !old.Running() {
 				return
 			}
-			// It wakes up as the primary that it was, and says that the session lives.
-			if err := old.Cont(); err != nil {
-				t.Fatal(err)
-			}
-			if _, err := old.CLI("PING"); err != nil {
-				t.Fatal(err)
-			}
-			for range 200 {
-				if r, found, err := store.Read(t.Context(), session); err == nil && found && !r.Ended {
-					t.Fatal("an ended session is read as alive, from the old primary")
-				}
-			}
+			wakes(t, old, store, session)
 		})
 	}
 }
 
 func TestClusterReplacesAMaster(t *testing.T) {
-	t.Parallel()
-	c := storetest.Cluster(t)
-	o := Options{Mode: Cluster, Addresses: c.Addrs()[:1], KeyPrefix: "t:"}
-	outage(t, o, func(ctx context.Context, s *Store, sid [16]byte) {
-		master, err := c.Master(ctx, slot(text(sid)))
-		if err != nil {
-			t.Fatal(err)
+	for _, frozen := range []bool{false, true} {
+		t.Run(map[bool]string{false: "killed", true: "frozen"}[frozen], func(t *testing.T) {
+			t.Parallel()
+			c := storetest.Cluster(t)
+			o := Options{Mode: Cluster, Addresses: c.Addrs()[:1], KeyPrefix: "t:"}
+			var old *storetest.Node
+			var store *Store
+			var session [16]byte
+			outage(t, o, func(ctx context.Context, s *Store, sid [16]byte) {
+				var err error
+				if old, err = c.Master(ctx, slot(text(sid))); err != nil {
+					t.Fatal(err)
+				}
+				store, session = s, sid
+				if !frozen {
+					old.Kill()
+				} else if err := old.Stop(); err != nil {
+					t.Fatal(err)
+				}
+			})
+			if frozen {
+				wakes(t, old, store, session)
+			}
+		})
+	}
+}
+
+// wakes lets a replaced primary go on: as the primary that it was, which says
+// that the session lives.
+func wakes(t *testing.T, old *storetest.Node, s *Store, sid [16]byte) {
+	t.Helper()
+	if err := old.Cont(); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := old.CLI("PING"); err != nil {
+		t.Fatal(err)
+	}
+	for range 200 {
+		if r, found, err := s.Read(t.Context(), sid); err == nil && found && !r.Ended {
+			t.Fatal("an ended session is read as alive, from the old primary")
 		}
-		master.Kill()
-	})
+	}
 }
 
 // While slots move back and forth, scripts run as if nothing was: each wholly, on

@@ -3,6 +3,7 @@ package store
 import (
 	"context"
 	"os"
+	"path/filepath"
 	"sync"
 	"testing"
 	"time"
@@ -56,14 +57,14 @@ func options(t *testing.T, mode Mode) Options {
 	switch mode {
 	case Sentinel:
 		if shared.sentinels == nil {
-			if shared.sentinels, err = storetest.NewSentinels(storetest.GroupOptions{Dir: shared.dir}); err != nil {
+			if shared.sentinels, err = storetest.NewSentinels(storetest.GroupOptions{Dir: filepath.Join(shared.dir, string(mode))}); err != nil {
 				t.Fatal(err)
 			}
 		}
 		o.Addresses, o.MasterName = shared.sentinels.Addrs(), storetest.MasterName
 	case Cluster:
 		if shared.shards == nil {
-			if shared.shards, err = storetest.NewCluster(storetest.GroupOptions{Dir: shared.dir}); err != nil {
+			if shared.shards, err = storetest.NewCluster(storetest.GroupOptions{Dir: filepath.Join(shared.dir, string(mode))}); err != nil {
 				t.Fatal(err)
 			}
 		}

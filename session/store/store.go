@@ -42,6 +42,7 @@ import (
 // Store keeps sessions in Redis.
 type Store struct {
 	rdb       redis.UniversalClient
+	together  together
 	cluster   *redis.ClusterClient // rdb, in a Cluster; else nil
 	sentinels *sentinels           // nil without
 	opts      Options
@@ -162,7 +163,7 @@ func (s *Store) Begin(ctx context.Context, sid [16]byte, r Record) error {
 // of an unknown format is an error.
 func (s *Store) Read(ctx context.Context, sid [16]byte) (r Record, found bool, err error) {
 	err = s.measure(ctx, "read", func(ctx context.Context) error {
-		b, err := s.rdb.Get(ctx, s.recordKey(sid)).Bytes()
+		b, err := s.get(ctx, s.recordKey(sid))
 		if errors.Is(err, redis.Nil) {
 			return nil
 		}
@@ -174,6 +175,15 @@ func (s *Store) Read(ctx context.Context, sid [16]byte) (r Record, found bool, e
 		return err
 	})
 	return r, found, err
+}
+
+// get is a plain read. In a Cluster it goes by itself: a node that is down would
+// keep the others' answers waiting.
+func (s *Store) get(ctx context.Context, key string) ([]byte, error) {
+	if s.cluster != nil {
+		return s.rdb.Get(ctx, key).Bytes()
+	}
+	return s.together.get(ctx, s.rdb, key)
 }
 
 // Result is what a script answered.

@@ -45,20 +45,22 @@ func ClusterWith(t testing.TB, opts GroupOptions) *Shards {
 
 // NewCluster starts a Redis Cluster of six nodes, and returns when all slots are
 // served and the replicas follow.
-func NewCluster(opts GroupOptions) (c *Shards, err error) {
-	if err := needed(); err != nil {
-		return nil, err
-	}
-	c = &Shards{}
-	defer func() {
+func NewCluster(opts GroupOptions) (*Shards, error) {
+	return attempts(opts, func(opts GroupOptions) (*Shards, error) {
+		c := &Shards{}
+		err := c.start(opts)
 		if err != nil {
 			c.Close()
 		}
-	}()
+		return c, err
+	})
+}
+
+func (c *Shards) start(opts GroupOptions) (err error) {
 	buses := make([]string, 6)
 	for i := range 6 {
 		if buses[i], err = freePort(); err != nil {
-			return nil, err
+			return err
 		}
 		args := append([]string{
 			"--cluster-enabled", "yes", "--cluster-config-file", "nodes.conf", "--cluster-port", buses[i],
@@ -66,7 +68,7 @@ func NewCluster(opts GroupOptions) (c *Shards, err error) {
 		}, opts.Args...)
 		n, err := newNode(opts.Dir, fmt.Sprintf("node-%d", i), opts.TLS, args...)
 		if err != nil {
-			return nil, err
+			return err
 		}
 		c.Nodes, c.ids = append(c.Nodes, n), append(c.ids, hexID())
 	}
@@ -85,15 +87,15 @@ func NewCluster(opts GroupOptions) (c *Shards, err error) {
 		}
 		conf.WriteString("vars currentEpoch 3 lastVoteEpoch 0\n")
 		if err := os.WriteFile(filepath.Join(n.dir, "nodes.conf"), []byte(conf.String()), 0o600); err != nil {
-			return nil, err
+			return err
 		}
 	}
 	if err := together(c.Nodes, func(_ int, n *Node) error { return n.start() }); err != nil {
-		return nil, err
+		return err
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), startTimeout)
 	defer cancel()
-	return c, c.Wait(ctx)
+	return c.Wait(ctx)
 }
 
 // Addrs are the nodes' addresses.
@@ -126,9 +128,17 @@ func (c *Shards) Wait(ctx context.Context) error {
 			if err != nil {
 				return err
 			}
-			mine := ""
+			mine, listed := "", map[string]bool{}
 			for _, s := range served {
 				mine += fmt.Sprint(s.Start, "-", s.End, s.Nodes[0].Addr, " ")
+				for _, node := range s.Nodes {
+					listed[node.Addr] = true
+				}
+			}
+			for _, other := range c.Nodes {
+				if listed[other.Addr()] != other.Running() {
+					return fmt.Errorf("%s doesn't know how %s is", n.Addr(), other.Addr())
+				}
 			}
 			if view == "" {
 				view = mine

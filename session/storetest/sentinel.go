@@ -9,6 +9,7 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -53,21 +54,39 @@ func SentinelWith(t testing.TB, opts GroupOptions) *Sentinels {
 
 // NewSentinels starts a primary, two replicas and three sentinels, and returns
 // when the replicas follow and the sentinels agree.
-func NewSentinels(opts GroupOptions) (g *Sentinels, err error) {
-	if err := needed(); err != nil {
-		return nil, err
-	}
-	g = &Sentinels{}
-	defer func() {
+func NewSentinels(opts GroupOptions) (*Sentinels, error) {
+	return attempts(opts, func(opts GroupOptions) (*Sentinels, error) {
+		g := &Sentinels{}
+		err := g.start(opts)
 		if err != nil {
 			g.Close()
 		}
-	}()
+		return g, err
+	})
+}
+
+// attempts starts a group until it stands: Redis can't be told to pick a port
+// itself, so another process may take one that we found before Redis does.
+func attempts[G any](opts GroupOptions, start func(GroupOptions) (G, error)) (g G, err error) {
+	if err := needed(); err != nil {
+		return g, err
+	}
+	dir := opts.Dir
+	for n := range 3 {
+		opts.Dir = filepath.Join(dir, strconv.Itoa(n))
+		if g, err = start(opts); err == nil {
+			return g, nil
+		}
+	}
+	return g, fmt.Errorf("storetest: %w", err)
+}
+
+func (g *Sentinels) start(opts GroupOptions) error {
 	args := append([]string{"--repl-diskless-sync-delay", "0", "--repl-ping-replica-period", "1"}, opts.Args...)
 	for i := range 3 {
 		n, err := newNode(opts.Dir, fmt.Sprintf("redis-%d", i), opts.TLS, args...)
 		if err != nil {
-			return nil, err
+			return err
 		}
 		if i > 0 {
 			n.args = append(n.args[:len(n.args):len(n.args)], "--replicaof", "127.0.0.1 "+g.Nodes[0].port)
@@ -75,7 +94,7 @@ func NewSentinels(opts GroupOptions) (g *Sentinels, err error) {
 		g.Nodes = append(g.Nodes, n)
 		n, err = newNode(opts.Dir, fmt.Sprintf("sentinel-%d", i), opts.TLS)
 		if err != nil {
-			return nil, err
+			return err
 		}
 		n.config = filepath.Join(n.dir, "sentinel.conf")
 		g.Sentinels = append(g.Sentinels, n)
@@ -99,21 +118,21 @@ func NewSentinels(opts GroupOptions) (g *Sentinels, err error) {
 		}
 		lines = append(lines, opts.Sentinel...)
 		if err := os.WriteFile(n.config, []byte(strings.Join(lines, "\n")+"\n"), 0o600); err != nil {
-			return nil, err
+			return err
 		}
 	}
 	if err := g.Nodes[0].start(); err != nil {
-		return nil, err
+		return err
 	}
 	if err := together(g.Nodes[1:], func(_ int, n *Node) error { return n.start() }); err != nil {
-		return nil, err
+		return err
 	}
 	if err := together(g.Sentinels, func(_ int, n *Node) error { return n.start() }); err != nil {
-		return nil, err
+		return err
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), startTimeout)
 	defer cancel()
-	return g, g.Wait(ctx)
+	return g.Wait(ctx)
 }
 
 // Wait returns when there is one primary, every other node that runs follows it

@@ -1,0 +1,123 @@
+package store
+
+import (
+	"context"
+	"slices"
+	"sync"
+
+	"github.com/redis/go-redis/v9"
+)
+
+// together sends plain reads that are wanted at the same time in one write to
+// Redis, and so takes their answers in one read: a system call each costs more than
+// all else about a GET. A read that meets no others goes by itself, at once.
+//
+// Each goes as one command of its own, once (or, as ever, a second time after a
+// connection that broke). None waits longer than its context allows. Nothing runs
+// in the background: whoever's read is over gives its place to one that waits, who
+// takes along all the others that do.
+type together struct {
+	mu      sync.Mutex // guards the rest
+	flying  int
+	waiting []*wanted
+}
+
+const (
+	// maxFlying is how many reads, or parcels of them, are under way before the next
+	// ones wait for company. With fewer, a Redis that is far away would be waited for
+	// twice; with more, there is less company.
+	maxFlying = 4
+	// maxParcel bounds the answers that have to be read before the last is.
+	maxParcel = 128
+)
+
+// wanted is a read that waits.
+type wanted struct {
+	key   string
+	value []byte
+	err   error
+	turn  chan bool // true: it has been answered; false: it is to go now
+}
+
+// get reads a key by itself, or along with others.
+func (g *together) get(ctx context.Context, rdb redis.UniversalClient, key string) ([]byte, error) {
+	g.mu.Lock()
+	if g.flying < maxFlying {
+		g.flying++
+		g.mu.Unlock()
+		defer g.land()
+		return rdb.Get(ctx, key).Bytes()
+	}
+	w := &wanted{key: key, turn: make(chan bool, 1)}
+	g.waiting = append(g.waiting, w)
+	g.mu.Unlock()
+
+	select {
+	case answered := <-w.turn:
+		if answered {
+			return w.value, w.err
+		}
+		defer g.land()
+		return g.fly(ctx, rdb, w)
+	case <-ctx.Done():
+		g.mu.Lock()
+		if i := slices.Index(g.waiting, w); i >= 0 {
+			g.waiting = slices.Delete(g.waiting, i, i+1)
+		}
+		g.mu.Unlock()
+		select {
+		case answered := <-w.turn:
+			if !answered {
+				g.land() // its turn had come: let the next have it
+			}
+		default: // it is under way, and nobody needs the answer
+		}
+		return nil, ctx.Err()
+	}
+}
+
+// land gives the place of a read that is over to the one that has waited longest.
+func (g *together) land() {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if len(g.waiting) == 0 {
+		g.flying--
+		g.waiting = nil
+		return
+	}
+	next := g.waiting[0]
+	g.waiting = g.waiting[1:]
+	next.turn <- false
+}
+
+// fly reads w's key and those of all that wait.
+func (g *together) fly(ctx context.Context, rdb redis.UniversalClient, w *wanted) ([]byte, error) {
+	g.mu.Lock()
+	n := min(len(g.waiting), maxParcel-1)
+	others := slices.Clone(g.waiting[:n])
+	g.waiting = g.waiting[n:]
+	g.mu.Unlock()
+	if n == 0 {
+		return rdb.Get(ctx, w.key).Bytes()
+	}
+	// That this one's client has gone must not take the others' answers away. They
+	// came later, so its time is up before theirs.
+	shared := context.WithoutCancel(ctx)
+	if deadline, ok := ctx.Deadline(); ok {
+		var cancel context.CancelFunc
+		shared, cancel = context.WithDeadline(shared, deadline)
+		defer cancel()
+	}
+	pipe := rdb.Pipeline()
+	first := pipe.Get(shared, w.key)
+	replies := make([]*redis.StringCmd, n)
+	for i, o := range others {
+		replies[i] = pipe.Get(shared, o.key)
+	}
+	_, _ = pipe.Exec(shared) // each reply has its own error
+	for i, o := range others {
+		o.value, o.err = replies[i].Bytes()
+		o.turn <- true
+	}
+	return first.Bytes()
+}
