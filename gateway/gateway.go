@@ -178,7 +178,7 @@ func (g *Gateway) serve(w *response, r *http.Request) error {
 	if !wellFramed(r) {
 		return invalid("the request has more than one reading")
 	}
-	switch r.Method {
+	switch strings.ToUpper(r.Method) { // for upstreams that mind no case
 	case http.MethodTrace, "TRACK", http.MethodConnect:
 		return &problem{code: codeMethodNotAllowed} // echoes and tunnels, for nobody
 	}
