@@ -42,7 +42,6 @@ func (x *exchange) forwardDirect(pool *upstream.Pool) error {
 	defer d.Done()
 	defer x.unwatchAll()
 	if err := pool.Do(d); err != nil {
-		d.Done() // or the body may still be read
 		return x.verdict(err)
 	}
 	if d.Status == http.StatusSwitchingProtocols {

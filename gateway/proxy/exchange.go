@@ -37,6 +37,7 @@ type exchange struct {
 	ended   bool  // by the caller, before the answer or within it
 	late    bool  // the upstream did not answer in time
 	bodyErr error // why the request's body could not be read
+	read    bool  // to its end, or to bodyErr
 }
 
 // exchanges are those that nobody else has known of.
@@ -142,6 +143,11 @@ func (b *requestBody) Read(p []byte) (int, error) {
 	n, err := b.ReadCloser.Read(p)
 	if b.clock != nil {
 		b.clock.wind()
+	}
+	if err != nil {
+		b.x.mu.Lock()
+		b.x.read = true
+		b.x.mu.Unlock()
 	}
 	switch {
 	case err == io.EOF:

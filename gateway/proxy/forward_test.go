@@ -357,6 +357,8 @@ func TestForwardErrors(t *testing.T) {
 		status                string
 	}{
 		{"connection refused", closed, get("/"), 0, ErrUnreachable, "502"},
+		{"connection refused amid an upload", closed, request("POST", "/", "x", "Content-Length: 9"), 0, ErrUnreachable, "502"},
+		{"closed amid an upload", raw(""), request("POST", "/", "x", "Content-Length: 9"), 0, ErrUnreachable, "502"},
 		{"closed without a word", raw(""), get("/"), 0, ErrUnreachable, "502"},
 		{"no HTTP", raw("SSH-2.0-x\r\n"), get("/"), 0, ErrUnreachable, "502"},
 		{"half a header", raw("HTTP/1.1 200 OK\r\nX: "), get("/"), 0, ErrUnreachable, "502"},

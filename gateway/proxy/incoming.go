@@ -43,7 +43,8 @@ func hopByHop(name string) bool {
 // announce passes on which trailers will come, and returns how many will.
 func (x *exchange) announce(h http.Header, names []string) (n int) {
 	for _, name := range names {
-		if name = http.CanonicalHeaderKey(name); name != "" && x.proxy.filter.response(name, "") && !hopByHop(name) {
+		// Whether a Set-Cookie passes is its value's to say.
+		if name = http.CanonicalHeaderKey(name); name != "" && name != "Set-Cookie" && !hopByHop(name) && x.proxy.filter.response(name, "") {
 			h["Trailer"] = append(h["Trailer"], name)
 			n++
 		}

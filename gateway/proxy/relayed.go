@@ -45,17 +45,17 @@ func (x *exchange) forwardRelayed() error {
 		trace.GotConn = func(info httptrace.GotConnInfo) { x.conn = info.Conn } // see switched
 	}
 	out := x.request(httptrace.WithClientTrace(ctx, trace), &y.clock)
-	if out.Body != nil {
-		defer out.Body.Close() // it must not be read any more
-	}
 	res, err := x.proxy.cfg.Transport.RoundTrip(out)
 	y.mu.Lock()
 	y.done = true
 	y.mu.Unlock()
 	if err != nil {
-		return x.verdict(err)
+		err = x.verdict(err)
+		x.closeBody(out.Body)
+		return err
 	}
 	defer res.Body.Close()
+	defer x.closeBody(out.Body) // first: the other one waits for whoever reads it
 	if !y.clock.stop() {
 		return ErrTimeout // it came as the time ran out, and its body is cut off
 	}
@@ -85,6 +85,21 @@ func (x *exchange) forwardRelayed() error {
 		panic(http.ErrAbortHandler) // its last bytes may have been cut off
 	}
 	return nil
+}
+
+// closeBody sees to it that the body is not read any more. The transport may be
+// waiting for the client, and Close waits for it.
+func (x *exchange) closeBody(body io.Closer) {
+	if body == nil {
+		return
+	}
+	x.mu.Lock()
+	read := x.read
+	x.mu.Unlock()
+	if !read {
+		x.Unblock()
+	}
+	body.Close()
 }
 
 // request is the upstream's.
