@@ -313,27 +313,35 @@ func TestR07SentAtMostOnce(t *testing.T) {
 		{"DELETE", "DELETE", "", nil, 1, "502"},
 		{"GET", "GET", "", nil, 2, "200"},
 	} {
-		t.Run(tt.name, func(t *testing.T) {
-			u := serveRaw(t, func(u *rawUpstream, head string, c net.Conn, _ *bufio.Reader) bool {
-				if strings.Contains(head, "/second") && len(u.received()) == 2 {
-					return false
+		for _, relayed := range []bool{false, true} {
+			t.Run(fmt.Sprintf("%s, relayed: %v", tt.name, relayed), func(t *testing.T) {
+				u := serveRaw(t, func(u *rawUpstream, head string, c net.Conn, _ *bufio.Reader) bool {
+					if strings.Contains(head, "/second") && len(u.received()) == 2 {
+						return false
+					}
+					io.WriteString(c, okAnswer)
+					return true
+				})
+				cfg := u.to()
+				if relayed {
+					tr := NewTransport(TransportOptions{})
+					t.Cleanup(tr.CloseIdleConnections)
+					cfg.Transport = tr
 				}
-				io.WriteString(c, okAnswer)
-				return true
+				f := newFront(t, cfg, frontOptions{})
+				send(t, f.addr, get("/first"))
+				got := send(t, f.addr, request(tt.method, "/second", tt.body, tt.lines...))
+				heads := u.received()[1:]
+				if status(got) != tt.status || len(heads) != tt.sent {
+					t.Errorf("status %s, sent %d times; want %s and %d", status(got), len(heads), tt.status, tt.sent)
+				}
+				for _, line := range tt.lines {
+					if name, value, _ := strings.Cut(line, ": "); strings.Contains(name, "Key") && !slices.Equal(values(heads[0], name), []string{value}) {
+						t.Errorf("%s is lost: %q", name, heads[0])
+					}
+				}
 			})
-			f := newFront(t, u.to(), frontOptions{})
-			send(t, f.addr, get("/first"))
-			got := send(t, f.addr, request(tt.method, "/second", tt.body, tt.lines...))
-			heads := u.received()[1:]
-			if status(got) != tt.status || len(heads) != tt.sent {
-				t.Errorf("status %s, sent %d times; want %s and %d", status(got), len(heads), tt.status, tt.sent)
-			}
-			for _, line := range tt.lines {
-				if name, value, _ := strings.Cut(line, ": "); strings.Contains(name, "Key") && !slices.Equal(values(heads[0], name), []string{value}) {
-					t.Errorf("%s is lost: %q", name, heads[0])
-				}
-			}
-		})
+		}
 	}
 }
 
