@@ -37,9 +37,23 @@ import (
 // small is what every run of the tests explores.
 var small = []bounds{
 	{
-		name: "honest", requestsAtOnce: 2, tickets: 2, rotations: 2, gone: true, slowAnswers: true,
+		name: "honest", requestsAtOnce: 2, tickets: 3, rotations: 2,
 		loses:   []uint16{},
-		reaches: []string{"open: handout", "open: grace", "open: predecessor", "open: settled"},
+		reaches: []string{"open: handout", "open: grace", "open: settled", "a successor issued again", "a re-issue beside a mark"},
+	},
+	{
+		name: "theft", requestsAtOnce: 2, tickets: 3, rotations: 1, theft: true,
+		reaches: []string{"ended for reuse after a theft"},
+	},
+	{
+		name: "slow", requestsAtOnce: 1, tickets: 3, rotations: 2, slowAnswers: true, gone: true, background: true, timeouts: true,
+		loses:   nil, // times that are over end sessions
+		reaches: []string{"an advance with nobody to hand it out to", "a refresh in the background", "open: expired"},
+	},
+	{
+		name: "late", requestsAtOnce: 1, tickets: 2, rotations: 1, faults: reply | late | loggedOut,
+		loses:   []uint16{},
+		reaches: []string{"a late call changed something", "a commit run again after a lost reply", "new tokens for an ended session were revoked"},
 	},
 	{
 		name: "faults", requestsAtOnce: 1, tickets: 2, rotations: 1, faults: crash | lapse | unheard | badProxy | refused | busy, atOnce: 2,
