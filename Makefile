@@ -9,6 +9,7 @@ ENDS     ?= 200
 RUNS     ?= 5
 CROWD    ?= 100000
 CROWD_USER ?= 1000
+RESULTS  ?= faults-results
 
 # Pinned, so that a lint that passed passes again.
 STATICCHECK := honnef.co/go/tools/cmd/staticcheck@v0.8.2
@@ -59,6 +60,19 @@ mutants: setup ## Break each safety rule once and see its named test fail (ONLY=
 .PHONY: chrome-crash
 chrome-crash: setup ## Kill Chromium after a rotation, RUNS (5) times each way: how often the session is lost
 	RUNS=$(RUNS) $(GO) -C test test -count=1 -timeout 60m -v -run '^TestChromiumIsKilledAfterARotation$$' .
+
+.PHONY: faults
+faults: setup ## Break what the gateway stands on, under load (ROW=F1,F3 SEED=1 ROUNDS=1 STRETCH=1 KEEP=1); results in RESULTS
+	RESULTS=$(abspath $(RESULTS)) ROW=$(ROW) SEED=$(SEED) ROUNDS=$(if $(filter file,$(origin ROUNDS)),1,$(ROUNDS)) STRETCH=$(STRETCH) KEEP=$(KEEP) \
+		$(GO) -C test test -count=1 -timeout 6h -v -run '^TestRows$$' ./faults
+
+.PHONY: faults-summary
+faults-summary: ## Add up the result files in RESULTS
+	$(GO) -C test run ./faults/summary $(abspath $(RESULTS))
+
+.PHONY: faults-controls
+faults-controls: setup ## Gateways that are wrong in one place: the checker of make faults has to notice
+	CONTROLS=1 $(GO) -C test test -count=1 -timeout 10m -v -run '^TestControls$$' ./faults
 
 .PHONY: crowd
 crowd: setup ## List and end a user's 1,000 sessions (CROWD_USER=) in a store of 100,000 (CROWD=)

@@ -392,13 +392,32 @@ func (j *judge) honest() {
 		default:
 			continue
 		}
-		if !in {
+		if !in && j.inDoubt(o) {
+			j.r.Errors["of these, refresh in doubt"]++
+		} else if !in {
 			if j.r.Outside++; j.r.Outside > j.allow.Outside {
 				j.r.Violate("I7", "outside of all faults: %s", o)
 			}
 		}
 	}
 }
+
+// inDoubt reports whether a refusal is one of a session's whose last refresh
+// nobody knows the outcome of: it is refused until its token has been presented
+// once more, and that is written down.
+func (j *judge) inDoubt(o *Op) bool {
+	s := j.sessions[o.Session]
+	if s == nil || !j.allow.Unknown || o.Code != "provider_unavailable" {
+		return false
+	}
+	return slices.ContainsFunc(j.lines[s.SID], func(l *Line) bool {
+		return l.Message == sayOnceMore && o.Start < l.At+2*time.Second && o.End > l.At-doubt
+	})
+}
+
+// doubt is how long a refresh may be in doubt: a lease, and two looks 30 s
+// apart, the first of which somebody has to take.
+const doubt = 50 * time.Second
 
 // resources is I8.
 func (j *judge) resources() {

@@ -72,7 +72,7 @@ var providerRows = []Row{
 		Calm: 100 * time.Second,
 		// Nobody knows for half a minute whether the token was spent, and only that
 		// session waits.
-		Allow: Allowance{Unknown: true, Recovery: 100 * time.Second},
+		Allow: Allowance{Unknown: true, Recovery: 5 * time.Second},
 		Judge: func(_ *World, h *History, r *Result) {
 			liveTokensServed(h, r)
 			onlyTheHit(h, r)

@@ -139,18 +139,19 @@ func (r *Result) Write(dir string) (string, error) {
 	return path, os.WriteFile(path, append(text, '\n'), 0o644)
 }
 
-// Sum adds up result files, a line for each row and one for all.
-func Sum(paths []string) (string, error) {
+// Sum adds up result files, a line for each row and one for all, and reports
+// whether any was violated.
+func Sum(paths []string) (table string, violated bool, err error) {
 	byRow, all := map[string]*Result{}, &Result{Row: "all"}
 	runs := map[string]int{}
 	for _, path := range paths {
 		text, err := os.ReadFile(path)
 		if err != nil {
-			return "", err
+			return "", false, err
 		}
 		var r Result
 		if err := json.Unmarshal(text, &r); err != nil {
-			return "", fmt.Errorf("%s: %w", path, err)
+			return "", false, fmt.Errorf("%s: %w", path, err)
 		}
 		if byRow[r.Row] == nil {
 			byRow[r.Row] = &Result{Row: r.Row}
@@ -174,7 +175,7 @@ func Sum(paths []string) (string, error) {
 			r.Row, runs[r.Row], total(r.Faults), r.Requests, r.Rotations, r.Logins, total(r.Errors), r.Outside, r.Lost, total(r.LostAllowed),
 			r.WrongUser, r.Double, r.Leaks, r.FalseEnds, r.MissedReuse, r.Revived, r.Twice, r.FirstMax, len(r.Violations)+r.More)
 	}
-	return s.String(), nil
+	return s.String(), len(all.Violations) > 0, nil
 }
 
 func values(of map[string]*Result, order []string) (all []*Result) {

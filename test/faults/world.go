@@ -195,6 +195,7 @@ func (w *World) boot(r *Replica) {
 	}
 	g := w.Rig.Start()
 	r.Client.To(g.Public)
+	r.Client.Accept()
 	r.process.Store(w.nextNumber.Add(1) - 1)
 	r.gateway.Store(g)
 	watching := make(chan struct{})
@@ -245,6 +246,7 @@ func (w *World) Kill(r *Replica) {
 	g.Signal(syscall.SIGKILL)
 	<-g.Done()
 	r.gateway.CompareAndSwap(g, nil)
+	r.Client.Refuse() // nobody listens there any more
 }
 
 // Retire asks a replica to end (SIGTERM), waits, and returns its exit code.
@@ -254,6 +256,7 @@ func (w *World) Retire(r *Replica) int {
 	g.Signal(syscall.SIGTERM)
 	code := g.Wait(2 * rig.Patience)
 	r.gateway.CompareAndSwap(g, nil)
+	r.Client.Refuse()
 	return code
 }
 
@@ -314,10 +317,17 @@ func (w *World) gauges() []Gauge {
 		w.mu.Lock()
 		w.metrics = append(w.metrics, text)
 		w.mu.Unlock()
-		all = append(all, Gauge{
+		g := Gauge{
 			Process: int(r.process.Load()), Goroutines: Metric(text, "go_goroutines"),
 			FDs: Metric(text, "process_open_fds"), RSS: Metric(text, "process_resident_memory_bytes"),
-		})
+		}
+		// Connections that are kept open on purpose are no leak, up to what a pool may hold.
+		pooled := r.Upstream.Open()
+		if r.Redis != nil {
+			pooled += r.Redis.Open()
+		}
+		g.FDs -= float64(min(pooled, 512))
+		all = append(all, g)
 	}
 	return all
 }

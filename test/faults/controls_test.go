@@ -1,0 +1,91 @@
+package faults
+
+import (
+	"os"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/cloakroom/cloakroom/gateway/gatewaytest"
+	"github.com/cloakroom/cloakroom/test/rig"
+)
+
+// The negative control of the rig itself (make faults-controls): a gateway that
+// is wrong in one place goes through a row, and the checker has to say so.
+func TestControls(t *testing.T) {
+	if os.Getenv("CONTROLS") == "" {
+		// The first of them takes a second beside the build: enough to know that
+		// the rig isn't blind.
+		control(t, controls[0])
+		return
+	}
+	for _, c := range controls {
+		t.Run(c.name, func(t *testing.T) { control(t, c) })
+	}
+}
+
+// wrong is a gateway that is wrong in one place.
+type wrong struct {
+	name  string
+	want  string // the invariant that it violates
+	edits []rig.Edit
+	play  func(s *scene)
+}
+
+var controls = []wrong{
+	{
+		name: "trouble with the store deletes the cookie", want: "I7",
+		edits: []rig.Edit{{File: "gateway/problem.go", Old: "\tw.refusal = true\n",
+			New: "\tw.refusal = true\n\tif p.code == codeStoreUnavailable && w.app != nil {\n\t\tw.setCookie(w.app.noTicketCookie())\n\t}\n"}},
+		play: func(s *scene) {
+			over := s.Fault("Redis is away")
+			for _, r := range s.Replicas() {
+				r.Redis.Refuse()
+			}
+			rig.Eventually(s.T, "it is refused", func() bool { return s.b.Do(Ask{Kind: KindToken}).Status >= 500 })
+			for _, r := range s.Replicas() {
+				r.Redis.Accept()
+			}
+			over()
+		},
+	},
+	{
+		name: "a refusal that is not about the token ends the session", want: "I3",
+		edits: []rig.Edit{{File: "gateway/idp/refresh.go", Old: `fail.OAuthError == "invalid_grant":`, New: `fail.OAuthError != "":`}},
+		play: func(s *scene) {
+			over := s.Fault("the provider can't just now")
+			failing := s.Provider.Fail(gatewaytest.FailWith{Error: "temporarily_unavailable"})
+			s.b.Do(Ask{Kind: KindToken})
+			failing.Clear()
+			over()
+		},
+	},
+	{
+		name: "a refresh token leaves without a latch", want: "I2",
+		edits: []rig.Edit{
+			{File: "session/store/lua/claim.lua", Old: "  if leased(record, now) then return {'busy', now, record} end\n", New: ""},
+			{File: "session/store/lua/claim.lua", Old: "  if slice(record, AT.sending, 16) ~= NONE then return {'sending', now, record} end\n", New: ""},
+			{File: "session/store/lua/sending.lua", Old: "if sending ~= NONE and sending ~= attempt then return {'sending', now, record} end\n", New: ""},
+		},
+		play: func(s *scene) {
+			over := s.Fault("the provider is slow")
+			hold, done := s.refreshing(s.Replicas()[0], gatewaytest.GateAfterCommit)
+			s.b.Do(Ask{Kind: KindToken, At: s.Replicas()[1], Within: time.Second})
+			hold.Release()
+			<-done
+			over()
+		},
+	},
+}
+
+func control(t *testing.T, c wrong) {
+	t.Helper()
+	program := rig.Build(t, c.edits...)
+	s := newScene(t, func(s *Setup) { s.Binary = program })
+	c.play(s)
+	r := Check(s.history("control", 1, nil), Allowance{Unknown: true, Cut: true, Recovery: 20 * time.Second})
+	if !slices.ContainsFunc(r.Violations, func(v string) bool { return strings.HasPrefix(v, c.want+": ") }) {
+		t.Errorf("a gateway that is wrong passes: nothing of %s in %q", c.want, r.Violations)
+	}
+}
