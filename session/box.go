@@ -1,6 +1,8 @@
 package session
 
 import (
+	"bytes"
+	"strings"
 	"unicode/utf8"
 
 	"github.com/cloakroom/cloakroom/session/store"
@@ -65,38 +67,82 @@ func (s *Session) fill(b *sections) {
 	b.setFlag(boxRemembered, s.Remembered)
 }
 
+// readBox reads a session out of its box. The session shares nothing with b, which
+// may be dropped.
 func readBox(sid SID, b sections) *Session {
-	return &Session{
-		SID:        sid,
-		Generation: b.number(boxGeneration),
-		Tokens: Tokens{
-			Access:           AccessToken(b.text(boxAccess)),
-			TokenType:        b.text(boxTokenType),
-			Scope:            b.text(boxScope),
-			IssuedAt:         b.time(boxIssuedAt),
-			ExpiresAt:        b.time(boxTokenExpiresAt),
-			Refresh:          RefreshToken(b.text(boxRefresh)),
-			RefreshExpiresAt: b.time(boxRefreshEnd),
-			ID:               IDToken(b.text(boxID)),
-		},
-		Issuer:          b.text(boxIssuer),
-		Subject:         b.text(boxSubject),
-		ProviderSession: b.text(boxProviderSession),
-		AuthTime:        b.time(boxAuthTime),
-		Claims:          b.get(boxClaims),
-		CreatedAt:       b.time(boxCreatedAt),
-		ExpiresAt:       b.time(boxExpiresAt),
-		Remembered:      b.number(boxRemembered) == 1,
-		refreshKept:     b.number(boxRefreshKept) == 1,
-		box:             b,
+	s := &Session{SID: sid}
+	size := 0
+	for _, x := range b {
+		if s.text(x.kind) != nil {
+			size += len(x.data)
+		}
 	}
+	// All its texts are parts of one: they live and die together.
+	var texts strings.Builder
+	texts.Grow(size)
+	for _, x := range b {
+		if text := s.text(x.kind); text != nil {
+			from := texts.Len()
+			texts.Write(x.data)
+			*text = texts.String()[from:]
+			continue
+		}
+		switch x.kind {
+		case boxIssuedAt:
+			s.Tokens.IssuedAt = x.time()
+		case boxTokenExpiresAt:
+			s.Tokens.ExpiresAt = x.time()
+		case boxRefreshEnd:
+			s.Tokens.RefreshExpiresAt = x.time()
+		case boxAuthTime:
+			s.AuthTime = x.time()
+		case boxClaims:
+			s.Claims = bytes.Clone(x.data)
+		case boxCreatedAt:
+			s.CreatedAt = x.time()
+		case boxExpiresAt:
+			s.ExpiresAt = x.time()
+		case boxGeneration:
+			s.Generation = x.number()
+		case boxRefreshKept:
+			s.refreshKept = x.number() == 1
+		case boxRemembered:
+			s.Remembered = x.number() == 1
+		default:
+			s.unknown = append(s.unknown, section{x.kind, bytes.Clone(x.data)})
+		}
+	}
+	return s
+}
+
+// text is where a section of text goes; nil: it is none.
+func (s *Session) text(kind byte) *string {
+	switch kind {
+	case boxAccess:
+		return (*string)(&s.Tokens.Access)
+	case boxTokenType:
+		return &s.Tokens.TokenType
+	case boxScope:
+		return &s.Tokens.Scope
+	case boxRefresh:
+		return (*string)(&s.Tokens.Refresh)
+	case boxID:
+		return (*string)(&s.Tokens.ID)
+	case boxIssuer:
+		return &s.Issuer
+	case boxSubject:
+		return &s.Subject
+	case boxProviderSession:
+		return &s.ProviderSession
+	}
+	return nil
 }
 
 // pack seals s under the current ticket t into a copy of body: in one box, or the
 // refresh token apart from the rest in a split session.
 func (r *Keyring) pack(app string, t Ticket, s *Session, body sections, halves *split) []byte {
 	key, id := r.first()
-	box := append(sections(nil), s.box...)
+	box := append(sections(nil), s.unknown...)
 	s.fill(&box)
 	body = append(sections(nil), body...)
 	if halves != nil {
@@ -109,7 +155,7 @@ func (r *Keyring) pack(app string, t Ticket, s *Session, body sections, halves *
 
 // unpack opens a record's box with its current ticket.
 func (r *Keyring) unpack(app string, t Ticket, record *store.Record) (*Session, error) {
-	body, err := parseSections(record.Body)
+	sealed, err := findSection(record.Body, bodyBox)
 	if err != nil {
 		return nil, err
 	}
@@ -117,11 +163,12 @@ func (r *Keyring) unpack(app string, t Ticket, record *store.Record) (*Session, 
 	if !ok {
 		return nil, errSealed
 	}
-	plain, err := unseal(sealKey(key, app, t), body.get(bodyBox), boxData(app, t, record.Key))
+	plain, err := unseal(sealKey(key, app, t), sealed, boxData(app, t, record.Key))
 	if err != nil {
 		return nil, err
 	}
-	box, err := parseSections(plain)
+	var room [24]section
+	box, err := appendSections(room[:0], plain)
 	if err != nil {
 		return nil, err
 	}

@@ -72,7 +72,7 @@ func (c *cached) weight() uint32 {
 	}
 	t := c.view.Tokens
 	held := len(t.Access) + len(t.Refresh) + len(t.ID) + len(c.view.Claims)
-	return uint32(1024 + 2*held) // as read, and as what it was read from
+	return uint32(1024 + held)
 }
 
 // find returns what is remembered for a ticket. The view is to be believed only

@@ -98,7 +98,7 @@ func TestUnknownSectionsSurviveAWrite(t *testing.T) {
 		t.Fatal(err)
 	}
 	ticket := Ticket{SID: NewSID(), Generation: 1, Secret: newSecret()}
-	s := &Session{SID: ticket.SID, Generation: 1, ExpiresAt: time.Now(), box: sections{{200, []byte("newer")}}}
+	s := &Session{SID: ticket.SID, Generation: 1, ExpiresAt: time.Now(), unknown: sections{{200, []byte("newer")}}}
 	_, id := ring.first()
 	record := store.Record{Key: id, Generation: 1, Body: ring.pack("shop", ticket, s, sections{{201, []byte("newer")}}, nil)}
 	for range 2 {
@@ -110,7 +110,7 @@ func TestUnknownSectionsSurviveAWrite(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		if string(s.box.get(200)) != "newer" || string(body.get(201)) != "newer" {
+		if string(s.unknown.get(200)) != "newer" || string(body.get(201)) != "newer" {
 			t.Fatal("lost")
 		}
 		record.Body = ring.pack("shop", ticket, s, body, nil)

@@ -268,7 +268,7 @@ var errHeldTooLong = errors.New("new tokens could not be stored")
 func (e *exchange) committed(s *Session, t Ticket, change store.Change, answer store.Answer, sent time.Time) *view {
 	k, app := e.k, e.app
 	v := *e.view
-	s.box = nil
+	s.unknown = nil
 	v.Session, v.ticket, v.record, v.version, v.now = s, t, answer.Record, answer.Record.Version, answer.Now
 	v.predecessors, v.handout = nil, nil
 	if change.Kind == store.Advance {

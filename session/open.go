@@ -366,12 +366,12 @@ func (k *Keeper) view(ctx context.Context, app *App, t Ticket, answer store.Answ
 	if s.CreatedAt.Before(notBefore) {
 		return nil, k.expire(ctx, app, t.SID, ReasonRevoked)
 	}
-	body, err := parseSections(answer.Record.Body)
+	refreshBox, err := findSection(answer.Record.Body, bodyRefreshBox)
 	if err != nil {
 		return nil, k.alarm(app, t.SID, "box")
 	}
 	return &view{
-		splitKey:     body.get(bodyRefreshBox) != nil,
+		splitKey:     refreshBox != nil,
 		Session:      s,
 		ticket:       ticket,
 		current:      t.Generation == answer.Record.Generation,

@@ -18,19 +18,40 @@ type sections []section
 
 var errSections = errors.New("session: damaged record")
 
-func parseSections(b []byte) (sections, error) {
-	s := make(sections, 0, 16)
+func parseSections(b []byte) (sections, error) { return appendSections(make(sections, 0, 16), b) }
+
+func appendSections(s sections, b []byte) (sections, error) {
 	for len(b) > 0 {
-		kind := b[0]
-		n, size := binary.Uvarint(b[1:])
-		if size <= 0 || n > uint64(len(b)-1-size) {
-			return nil, errSections
+		x, rest, err := cutSection(b)
+		if err != nil {
+			return nil, err
 		}
-		b = b[1+size:]
-		s = append(s, section{kind, b[:n:n]})
-		b = b[n:]
+		s, b = append(s, x), rest
 	}
 	return s, nil
+}
+
+// findSection is one section's data, nil if there is none. All of b is checked.
+func findSection(b []byte, kind byte) (data []byte, err error) {
+	for len(b) > 0 {
+		x, rest, err := cutSection(b)
+		if err != nil {
+			return nil, err
+		}
+		if b = rest; x.kind == kind && data == nil {
+			data = x.data
+		}
+	}
+	return data, nil
+}
+
+func cutSection(b []byte) (x section, rest []byte, err error) {
+	n, size := binary.Uvarint(b[1:])
+	if size <= 0 || n > uint64(len(b)-1-size) {
+		return x, nil, errSections
+	}
+	data := b[1+size:]
+	return section{b[0], data[:n:n]}, data[n:], nil
 }
 
 func (s sections) marshal() []byte {
@@ -76,8 +97,10 @@ func (s *sections) set(kind byte, data []byte) {
 
 func (s sections) text(kind byte) string { return string(s.get(kind)) }
 
-func (s sections) number(kind byte) uint64 {
-	n, _ := binary.Uvarint(s.get(kind))
+func (s sections) number(kind byte) uint64 { return section{data: s.get(kind)}.number() }
+
+func (x section) number() uint64 {
+	n, _ := binary.Uvarint(x.data)
 	return n
 }
 
@@ -97,8 +120,10 @@ func (s *sections) setFlag(kind byte, on bool) {
 	s.setNumber(kind, n)
 }
 
-func (s sections) time(kind byte) time.Time {
-	if ms := s.number(kind); ms != 0 {
+func (s sections) time(kind byte) time.Time { return section{data: s.get(kind)}.time() }
+
+func (x section) time() time.Time {
+	if ms := x.number(); ms != 0 {
 		return time.UnixMilli(int64(ms))
 	}
 	return time.Time{}

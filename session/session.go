@@ -76,7 +76,7 @@ type Session struct {
 	Remembered      bool      // its cookie outlives the browser's own session
 
 	refreshKept bool     // the provider's last answer brought no new refresh token
-	box         sections // as read, for what this code doesn't know
+	unknown     sections // of the box: what this code doesn't know
 }
 
 // A session prints as its SID: what it holds includes the sealed box's plain text.

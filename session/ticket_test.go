@@ -8,6 +8,9 @@ import (
 	"log/slog"
 	"strings"
 	"testing"
+	"time"
+
+	"github.com/cloakroom/cloakroom/session/store"
 )
 
 // The vectors of docs/sessions.md: whoever changes a derivation ends every
@@ -113,7 +116,7 @@ func FuzzSections(f *testing.F) {
 func TestUnknownSectionsAreKept(t *testing.T) {
 	ring, _ := NewKeyring(NewServerKey())
 	ticket := Ticket{SID: NewSID(), Generation: 1, Secret: newSecret()}
-	s := &Session{SID: ticket.SID, Generation: 1, box: sections{{200, []byte("newer")}}}
+	s := &Session{SID: ticket.SID, Generation: 1, unknown: sections{{200, []byte("newer")}}}
 	body, err := parseSections(ring.pack("shop", ticket, s, sections{{201, []byte("newer too")}}, nil))
 	if err != nil || body.text(201) != "newer too" {
 		t.Fatal("lost outside the box", err)
@@ -149,5 +152,38 @@ func TestPairIsKeptAsSaltedHash(t *testing.T) {
 	}
 	if bytes.Equal(bodies[0].get(bodyPair), bodies[1].get(bodyPair)) {
 		t.Error("the salt repeats")
+	}
+}
+
+// BenchmarkOpenBox is what a session costs that Redis has sent: keys, decryption,
+// and reading.
+func BenchmarkOpenBox(b *testing.B) {
+	ring, _ := NewKeyring(NewServerKey())
+	ticket := Ticket{SID: NewSID(), Generation: 1, Secret: newSecret()}
+	now := time.Now()
+	s := &Session{
+		SID: ticket.SID, Generation: 1, Issuer: "https://id.example.com", Subject: "user-1", CreatedAt: now, ExpiresAt: now.Add(time.Hour),
+		Claims: []byte(`{"sub":"user-1","name":"Somebody Somewhere","roles":["reader","writer"]}`),
+		Tokens: Tokens{
+			Access: AccessToken(strings.Repeat("a", 600)), Refresh: RefreshToken(strings.Repeat("r", 120)), ID: IDToken(strings.Repeat("i", 500)),
+			TokenType: "Bearer", Scope: "openid profile email offline_access", IssuedAt: now, ExpiresAt: now.Add(time.Hour),
+		},
+	}
+	_, id := ring.first()
+	record := store.Record{Key: id, Generation: 1, Body: ring.pack("shop", ticket, s, nil, nil)}
+	b.ReportAllocs()
+	for b.Loop() {
+		if _, err := ring.unpack("shop", ticket, &record); err != nil {
+			b.Fatal(err)
+		}
+	}
+}
+
+func BenchmarkSeal(b *testing.B) {
+	key, _ := (&Keyring{keys: []ServerKey{NewServerKey()}, ids: []KeyID{{}}}).first()
+	ticket, plain := Ticket{SID: NewSID(), Generation: 1, Secret: newSecret()}, make([]byte, 1500)
+	b.ReportAllocs()
+	for b.Loop() {
+		seal(sealKey(key, "shop", ticket), plain, boxData("shop", ticket, KeyID{}))
 	}
 }
