@@ -50,7 +50,12 @@ type Config struct {
 	warnings []Problem
 	file     string
 	lines    map[string]int // by key
+	files    []string
 }
+
+// Files are the configuration file and all files that it names but a route's: a
+// change of one of them is a change of the configuration.
+func (c *Config) Files() []string { return c.files }
 
 // Warnings are settings that work and that an operator should know about.
 func (c *Config) Warnings() []Problem { return c.warnings }

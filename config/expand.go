@@ -8,6 +8,7 @@ import (
 	"os"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"strings"
 )
 
@@ -65,7 +66,7 @@ func (l *loader) lookUp(ref string) (string, error) {
 		return v, nil
 	}
 	if path, ok := strings.CutPrefix(ref, "file:"); ok {
-		b, err := readBounded(l.resolve(path), maxInsert)
+		b, err := l.read(l.resolve(path), maxInsert)
 		if err != nil {
 			return "", fmt.Errorf("file %s %w", printable(path), err)
 		}
@@ -87,6 +88,14 @@ func (l *loader) resolve(path string) string {
 		path = filepath.Join(l.dir, path)
 	}
 	return filepath.Clean(path)
+}
+
+// read is readBounded for what the configuration is made of: see [Config.Files].
+func (l *loader) read(path string, limit int64) ([]byte, error) {
+	if !slices.Contains(l.files, path) {
+		l.files = append(l.files, path)
+	}
+	return readBounded(path, limit)
 }
 
 // readBounded reads a regular file of at most limit bytes. Its errors complete

@@ -28,7 +28,7 @@ func Load(path string, getenv func(name string) (value string, ok bool)) (*Confi
 	if abs, err := filepath.Abs(l.dir); err == nil {
 		l.dir = abs
 	}
-	b, err := readBounded(path, maxFile)
+	b, err := l.read(path, maxFile)
 	if err != nil {
 		l.add(0, "", err.Error())
 		return nil, l.err()
@@ -41,7 +41,7 @@ func Load(path string, getenv func(name string) (value string, ok bool)) (*Confi
 		return nil, err
 	}
 	sortByLine(l.warnings)
-	c.warnings, c.file, c.lines = l.warnings, l.file, l.lines
+	c.warnings, c.file, c.lines, c.files = l.warnings, l.file, l.lines, l.files
 	return c, nil
 }
 
@@ -53,6 +53,7 @@ type loader struct {
 	warnings  []Problem
 	secrets   []usedSecret
 	lines     map[string]int // of the keys that are there
+	files     []string       // that were read, or would have been
 }
 
 // usedSecret remembers where a secret was seen, to find one used twice.

@@ -147,11 +147,11 @@ func keyPair(cert, key value) *tls.Certificate {
 		key.problem("needs a cert_file beside it")
 		return nil
 	}
-	certPEM, err := readBounded(certFile, maxInsert)
+	certPEM, err := cert.l.read(certFile, maxInsert)
 	if err != nil {
 		cert.problem("%v", err)
 	}
-	keyPEM, err2 := readBounded(keyFile, maxInsert)
+	keyPEM, err2 := key.l.read(keyFile, maxInsert)
 	if err2 != nil {
 		key.problem("%v", err2)
 	}
@@ -294,7 +294,7 @@ func (l *loader) redisTLS(o *object) *tls.Config {
 	// Without a ServerName, each host has to show a certificate for its own.
 	c := &tls.Config{MinVersion: tls.VersionTLS12}
 	if file := ca.filePath(); file != "" {
-		pem, err := readBounded(file, 1<<20)
+		pem, err := l.read(file, 1<<20)
 		c.RootCAs = x509.NewCertPool()
 		switch {
 		case err != nil:

@@ -80,7 +80,7 @@ func (l *loader) upstreamTLS(v value) (c *tls.Config, named string) {
 	}
 	c = &tls.Config{MinVersion: tls.VersionTLS12}
 	if file := ca.filePath(); file != "" {
-		pem, err := readBounded(file, 1<<20)
+		pem, err := l.read(file, 1<<20)
 		c.RootCAs = x509.NewCertPool()
 		switch {
 		case err != nil:
