@@ -50,13 +50,13 @@ func (c serveCmd) Run() error {
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM, os.Interrupt)
 	defer stop()
 	context.AfterFunc(ctx, stop)
-	return serve(ctx, cfg, newLogger(cfg.Log))
+	return serve(ctx, cfg, c.load, newLogger(cfg.Log))
 }
 
 // serve runs the gateway until ctx is done, and then drains it. The error is
 // something that kept it from starting, from going on, or from finishing what
-// must not be left undone.
-func serve(ctx context.Context, cfg *config.Config, log *slog.Logger) (err error) {
+// must not be left undone. again reads the configuration anew.
+func serve(ctx context.Context, cfg *config.Config, again func() (*config.Config, error), log *slog.Logger) (err error) {
 	for _, w := range cfg.Warnings() {
 		log.Warn("configuration: "+w.Message, slog.String("key", w.Key), slog.Int("line", w.Line))
 	}
@@ -88,6 +88,11 @@ func serve(ctx context.Context, cfg *config.Config, log *slog.Logger) (err error
 
 	var draining atomic.Bool
 	public := newPublicServer(cfg, closing(s.gateway, &draining), log)
+	reload := newReloader(s, cfg, again, log)
+	if public.TLSConfig != nil {
+		public.TLSConfig.Certificates, public.TLSConfig.GetCertificate = nil, reload.getCertificate
+	}
+	working.Go(func() { reload.run(background) })
 	operators := newAdminServer(admin.New(health, s.metrics, s.adminAPI(cfg, log)), log)
 	failed := make(chan error, 2)
 	working.Go(func() { failed <- serveOn(public, publicListener) })

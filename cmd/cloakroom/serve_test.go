@@ -74,6 +74,7 @@ func (l *logs) wait(t *testing.T, msg, listener string) map[string]any {
 
 // running is a gateway that serves within the test.
 type running struct {
+	file          string // its configuration
 	logs          *logs
 	public, admin string // addresses
 	stop          context.CancelFunc
@@ -115,13 +116,13 @@ func startConfig(t *testing.T, text string) *running {
 	if err != nil {
 		t.Fatal(err)
 	}
-	r := &running{logs: newLogs(), ended: make(chan error, 1)}
+	r := &running{file: file, logs: newLogs(), ended: make(chan error, 1)}
 	ctx, cancel := context.WithCancel(t.Context())
 	r.stop = cancel
 	done := make(chan struct{})
 	go func() {
 		defer close(done)
-		r.ended <- serve(ctx, cfg, slog.New(slog.NewJSONHandler(r.logs, &slog.HandlerOptions{Level: slog.LevelDebug})))
+		r.ended <- serve(ctx, cfg, func() (*config.Config, error) { return config.Load(file, os.LookupEnv) }, slog.New(slog.NewJSONHandler(r.logs, &slog.HandlerOptions{Level: slog.LevelDebug})))
 	}()
 	t.Cleanup(func() {
 		cancel()

@@ -32,7 +32,9 @@ type service struct {
 	keeper    *session.Keeper
 	gateway   *gateway.Gateway
 	metrics   *prometheus.Registry
+	ring      *session.Keyring
 	upstreams *upstream.Metrics
+	asked     *idp.Metrics
 	tracing   *tracing // nil: none
 	providers []appProvider
 	// looked is the apps as operators look after them.
@@ -73,7 +75,8 @@ func wire(cfg *config.Config, log *slog.Logger) (*service, error) {
 		opts.Tracer = s.tracing.tracer
 	}
 	s.gateway = gateway.New(s.keeper, ring, opts)
-	if err := s.swap(cfg, ring, idp.NewMetrics(s.metrics), log); err != nil {
+	s.ring, s.asked = ring, idp.NewMetrics(s.metrics)
+	if err := s.swap(cfg, log); err != nil {
 		s.close()
 		return nil, err
 	}
@@ -82,8 +85,21 @@ func wire(cfg *config.Config, log *slog.Logger) (*service, error) {
 
 // swap hands the configuration's apps to the gateway, or none of them. A
 // [*config.Error] holds all that is wrong with their tokens.
-func (s *service) swap(cfg *config.Config, ring *session.Keyring, measured *idp.Metrics, log *slog.Logger) error {
-	issuers, err := newIssuers(cfg, ring)
+//
+// What the apps before held open is let go of as their last requests end.
+func (s *service) swap(cfg *config.Config, log *slog.Logger) (err error) {
+	before, providersBefore := s.unused, s.providers
+	s.unused, s.providers = nil, nil
+	defer func() {
+		letGo := before
+		if err != nil {
+			letGo, s.unused, s.providers = s.unused, before, providersBefore
+		}
+		for _, f := range letGo {
+			f()
+		}
+	}()
+	issuers, err := newIssuers(cfg, s.ring)
 	if err != nil {
 		return err
 	}
@@ -109,7 +125,7 @@ func (s *service) swap(cfg *config.Config, ring *session.Keyring, measured *idp.
 			EndSessionEndpoint:  a.Provider.EndSessionEndpoint,
 			Transport:           providers,
 			Log:                 log.With(slog.String("app", a.Name)),
-			Metrics:             measured,
+			Metrics:             s.asked,
 		})
 		if err != nil {
 			return fmt.Errorf("app %s: %w", a.Name, err)

@@ -1,0 +1,146 @@
+package main
+
+import (
+	"context"
+	"crypto/tls"
+	"errors"
+	"fmt"
+	"log/slog"
+	"os"
+	"os/signal"
+	"reflect"
+	"strings"
+	"sync/atomic"
+	"syscall"
+	"time"
+
+	"github.com/cloakroom/cloakroom/config"
+)
+
+// watchEvery is how often the configuration's files are looked at. A change is
+// read when it has stood for as long, and so whole.
+const watchEvery = time.Second
+
+// reloader takes a changed configuration over: at SIGHUP, or when one of its
+// files has changed. A bad one is refused, and the old one stays.
+type reloader struct {
+	service *service
+	again   func() (*config.Config, error)
+	log     *slog.Logger
+	started *config.Config // what can't change without a restart is as it is here
+	files   []string
+	cert    atomic.Pointer[tls.Certificate]
+}
+
+func newReloader(s *service, cfg *config.Config, again func() (*config.Config, error), log *slog.Logger) *reloader {
+	r := &reloader{service: s, again: again, log: log, started: cfg, files: cfg.Files()}
+	r.cert.Store(cfg.Certificate)
+	return r
+}
+
+func (r *reloader) getCertificate(*tls.ClientHelloInfo) (*tls.Certificate, error) {
+	return r.cert.Load(), nil
+}
+
+// run watches until ctx is done.
+func (r *reloader) run(ctx context.Context) {
+	hup := make(chan os.Signal, 1)
+	signal.Notify(hup, syscall.SIGHUP)
+	defer signal.Stop(hup)
+	tick := time.NewTicker(watchEvery)
+	defer tick.Stop()
+	taken := look(r.files)
+	last := taken
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-hup:
+			r.reload()
+			taken = look(r.files)
+			last = taken
+		case <-tick.C:
+			now := look(r.files)
+			if now != taken && now == last {
+				r.reload()
+				now = look(r.files) // they may be others now
+				taken = now
+			}
+			last = now
+		}
+	}
+}
+
+// look is a text that changes with the files. What a symbolic link leads to
+// counts, which is how Kubernetes replaces mounted files.
+func look(files []string) string {
+	var b strings.Builder
+	for _, f := range files {
+		info, err := os.Stat(f)
+		if err != nil {
+			fmt.Fprintf(&b, "%s -\n", f)
+			continue
+		}
+		fmt.Fprintf(&b, "%s %d %d %v\n", f, info.Size(), info.ModTime().UnixNano(), inode(info))
+	}
+	return b.String()
+}
+
+func inode(info os.FileInfo) uint64 {
+	if s, ok := info.Sys().(*syscall.Stat_t); ok {
+		return s.Ino
+	}
+	return 0
+}
+
+func (r *reloader) reload() {
+	cfg, err := r.again()
+	if err == nil && (cfg.Certificate == nil) != (r.started.Certificate == nil) {
+		err = errors.New("tls can't be turned on or off without a restart")
+	}
+	if err == nil {
+		err = r.service.swap(cfg, r.log)
+	}
+	if err != nil {
+		if problems, ok := errors.AsType[*config.Error](err); ok {
+			for _, p := range problems.Problems {
+				r.log.Error("the configuration is refused, the old one stays: "+p.Message, slog.String("key", p.Key), slog.Int("line", p.Line))
+			}
+			return
+		}
+		r.log.Error("the configuration is refused, the old one stays", slog.String("err", err.Error()))
+		return
+	}
+	r.cert.Store(cfg.Certificate)
+	r.files = cfg.Files()
+	for _, key := range fixed(r.started, cfg) {
+		r.log.Warn("a change that takes a restart", slog.String("key", key))
+	}
+	r.log.Info("reloaded", slog.Int("apps", len(cfg.Apps)))
+}
+
+// fixed are the keys whose change a running process doesn't take over.
+func fixed(a, b *config.Config) []string {
+	var out []string
+	changed := func(key string, x, y any) {
+		if !reflect.DeepEqual(x, y) {
+			out = append(out, key)
+		}
+	}
+	changed("listen", a.Listen, b.Listen)
+	changed("trusted_proxies", a.TrustedProxies, b.TrustedProxies)
+	changed("drain", a.Drain, b.Drain)
+	changed("limits", a.Limits, b.Limits)
+	changed("keys", a.Keys, b.Keys)
+	changed("admin", a.Admin, b.Admin)
+	changed("log", a.Log, b.Log)
+	changed("tracing", a.Tracing, b.Tracing)
+	// Certificates can't be compared by their values.
+	x, y := a.Redis, b.Redis
+	onlyOne := (x.TLS == nil) != (y.TLS == nil)
+	x.TLS, y.TLS = nil, nil
+	if onlyOne || !reflect.DeepEqual(x, y) {
+		out = append(out, "redis")
+	}
+	return out
+}
