@@ -9,14 +9,8 @@ import (
 	"github.com/cloakroom/cloakroom/gateway/upstream"
 )
 
-const (
-	// smallAnswer is what the kernel takes for the client without waiting. While
-	// more than that is written, somebody listens for the end.
-	smallAnswer = 8 << 10
-	// kernelCopy is how much must be left of an answer to have the kernel copy
-	// it.
-	kernelCopy = 128 << 10
-)
+// kernelCopy is how much must be left of an answer to have the kernel copy it.
+const kernelCopy = 128 << 10
 
 // forwardDirect forwards over plain HTTP/1.1, on the handler's goroutine alone but for
 // a body, or an upstream that takes its time.
@@ -62,8 +56,8 @@ func (x *exchange) forwardDirect(pool *upstream.Pool) error {
 	if d.UntilClose() && x.in.ProtoMajor == 1 {
 		h["Connection"] = []string{"close"} // the client can't tell, either
 	}
-	if !d.Whole() || d.Pending() > smallAnswer {
-		x.Slow()
+	if !d.Whole() {
+		x.Slow() // what has come fits into the kernel's buffer for the client
 	}
 	x.begin(d.Status)
 	for {

@@ -208,9 +208,9 @@ func TestConnectionsAreUsedAgain(t *testing.T) {
 // I-10: an answer that comes when nobody asked is nobody's.
 func TestI10BytesOnAnIdleConnection(t *testing.T) {
 	stray, strayed := make(chan struct{}), make(chan struct{})
-	s := serve(t, func(_ *server, conn, _ int, _ string, c net.Conn, _ *bufio.Reader) bool {
+	s := serve(t, func(_ *server, conn, n int, _ string, c net.Conn, _ *bufio.Reader) bool {
 		io.WriteString(c, ok11+fmt.Sprintf("Content-Length: 1\r\n\r\n%d", conn))
-		if conn == 1 {
+		if conn == 1 && n == 1 {
 			<-stray
 			io.WriteString(c, ok11+"Content-Length: 4\r\n\r\nEVIL")
 			close(strayed)

@@ -42,7 +42,7 @@ var ofTheEdges = []mutant{
 		pkg:   "gateway/idp", test: "TestRefreshOutcomes",
 	},
 	{
-		id: "idp-invalid-client-fatal", rule: "only invalid_grant is about the token: invalid_client ends no session",
+		id: "idp-invalid-client-fatal", rule: "only invalid_grant is about the token: invalid_client ends no session", from: "reliability 9",
 		edits: []edit{{"gateway/idp/refresh.go", `fail.OAuthError == "invalid_grant":`, `fail.OAuthError != "":`}},
 		pkg:   "gateway/idp", test: "TestRefreshOutcomes",
 	},
@@ -52,7 +52,7 @@ var ofTheEdges = []mutant{
 		pkg:   "gateway/proxy", test: "TestForwardStripsTrustedNames",
 	},
 	{
-		id: "proxy-canonical-names-only", rule: "trusted names are stripped in every spelling",
+		id: "proxy-canonical-names-only", rule: "trusted names are stripped in every spelling", from: "reliability 11",
 		edits: []edit{{"gateway/proxy/header.go", "case c == '_' || c == '.':", "case c == 0:"}},
 		pkg:   "gateway/proxy", test: "TestForwardStripsTrustedNames",
 	},
@@ -63,7 +63,7 @@ var ofTheEdges = []mutant{
 	},
 	{
 		id: "proxy-own-cookie", rule: "no upstream sees the gateway's cookies",
-		edits: []edit{{"gateway/proxy/outgoing.go", `if line = stripCookieLine(line, filter.own); line == "" {`, `if line == "" {`}},
+		edits: []edit{{"gateway/proxy/outgoing.go", `if line = stripCookieLine(line, filter.own); line == "" {`, `if _ = filter; line == "" {`}},
 		pkg:   "gateway/proxy", test: "TestG07Cookies",
 	},
 	{
@@ -72,12 +72,12 @@ var ofTheEdges = []mutant{
 		pkg:   "gateway/proxy", test: "TestResponseIsCleaned",
 	},
 	{
-		id: "proxy-forwards-decoded", rule: "the path that was matched is the path that is forwarded",
+		id: "proxy-forwards-decoded", rule: "the path that was matched is the path that is forwarded", from: "reliability 12",
 		edits: []edit{{"gateway/proxy/outgoing.go", "return x.proxy.base + path", "return decodePath(x.proxy.base + path)"}},
 		pkg:   "gateway/proxy", test: "TestForwardRequest",
 	},
 	{
-		id: "proxy-matches-raw", rule: "a path is matched as an upstream will read it",
+		id: "proxy-matches-raw", rule: "a path is matched as an upstream will read it", from: "reliability 12",
 		edits: []edit{{"gateway/proxy/table.go", "\tp := decodePath(path)\n\troute, ok", "\tp := path\n\troute, ok"}},
 		pkg:   "gateway/proxy", test: "TestTableMatch",
 	},
@@ -98,7 +98,7 @@ var ofTheEdges = []mutant{
 	},
 	{
 		id: "upstream-sent-twice", rule: "a request that may change something is sent once, over connections of our own too",
-		edits: []edit{{"gateway/upstream/exchange.go", "isClosed(err) && (unsent || x.safe())", "isClosed(err)"}},
+		edits: []edit{{"gateway/upstream/exchange.go", "isClosed(err) && (unsent || x.safe())", "isClosed(err) && (unsent || x.Body == nil)"}},
 		pkg:   "gateway/upstream", test: "TestR07SentAtMostOnce",
 	},
 	{
