@@ -318,6 +318,9 @@ func (b *Browser) read(op *Op, a *answer) {
 	case op.Status == http.StatusOK && (op.Kind == KindAPI || op.Kind == KindPost || op.Kind == KindEvents || op.Kind == KindGhost):
 		body, whole := bytes.CutSuffix(a.body, []byte(";end"))
 		op.Partial = op.Error == "" && !whole
+		if !whole { // what it was about to say is not known
+			body = body[:max(bytes.LastIndexByte(body, ';'), 0)]
+		}
 		for part := range strings.SplitSeq(string(body), ";") {
 			name, value, _ := strings.Cut(part, "=")
 			switch name {
