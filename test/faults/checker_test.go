@@ -135,7 +135,7 @@ func TestCheckFlags(t *testing.T) {
 		{"a POST that came twice", "I7", Allowance{}, func(h *History) { h.Arrivals = append(h.Arrivals, h.Arrivals[1]) }},
 		{"403 out of nowhere", "I7", Allowance{}, func(h *History) { h.Ops[2].Status, h.Ops[2].Code = 400, "invalid_request" }},
 		{"goroutines", "I8", Allowance{}, func(h *History) { h.After[0].Goroutines = 200 }},
-		{"open files", "I8", Allowance{}, func(h *History) { h.After[0].FDs = 100 }},
+		{"open files", "I8", Allowance{}, func(h *History) { h.After[0].FDs = 300 }},
 		{"a key without an end", "I8", Allowance{}, func(h *History) { h.Troubles = []Trouble{{"I8", "a key"}} }},
 		{"refreshed again at once", "I9", Allowance{}, func(h *History) {
 			h.Ledger = append(h.Ledger, gatewaytest.Entry{At: after(h, 4.2), Endpoint: gatewaytest.EndpointToken, Kind: gatewaytest.KindRefresh, Token: "rt-2", Family: "family-1", Outcome: gatewaytest.Redeemed})
