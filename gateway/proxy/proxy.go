@@ -32,11 +32,22 @@
 // # What it promises
 //
 // Bodies are streamed both ways and flushed as they come; nothing is buffered
-// whole. A request is sent once; only one that is safe (GET, HEAD, OPTIONS), or
-// of which nothing was written, is sent again when a kept connection turns out
-// to be closed. An Idempotency-Key changes nothing about that. A client that
-// goes away cancels the request to the upstream. An upstream that breaks off
-// within its answer breaks off the answer (http.ErrAbortHandler).
+// whole. A request is sent once; only one that is safe (GET, HEAD, OPTIONS) and
+// without a body, or of which nothing was written, is sent again when a kept
+// connection turns out to be closed. An Idempotency-Key changes nothing about
+// that. A client that goes away cancels the request to the upstream. An upstream
+// that breaks off within its answer breaks off the answer
+// (http.ErrAbortHandler). One that answers before it has read the request is
+// heard: the client has 100 ms to get the answer and need not send the rest.
+// "Expect: 100-continue" is between the client and the upstream: without the
+// latter's 100, or a second of silence, the client is not told to go on.
+//
+// # How it is sent
+//
+// To an upstream over plain HTTP/1.1 the handler's goroutine itself speaks, by
+// [upstream.Pool.Do]; who listens for the client's going and for the session's
+// end begins to when the answer is not there at once. TLS and HTTP/2 are
+// net/http's.
 //
 // # WebSockets
 //

@@ -4,6 +4,19 @@
 //	pool, err := upstream.New(upstream.Options{Targets: addresses})
 //	res, err := pool.RoundTrip(r) // to the better of two addresses
 //
+// # Two ways
+//
+// Plain HTTP/1.1 has a client of its own, [Pool.Do], which runs on its caller's
+// goroutine: net/http's has two for each connection, and each hand-over costs
+// more than all that is done with the header. It is strict where two readers
+// could read an answer in two ways, since the end of one answer is the beginning
+// of the next user's: Content-Length twice or beside Transfer-Encoding, any
+// coding but chunked, lines that end in a bare LF, folded lines, control
+// characters, more than a little beside the data of chunks are errors. A
+// connection is kept only if both messages have ended where their framing says
+// and nothing is left on it, and used again only if nothing has come since.
+// TLS and HTTP/2 are net/http's business: [Pool.RoundTrip].
+//
 // # Addresses
 //
 // Of two addresses drawn at random, the one with fewer requests under way gets
