@@ -3,22 +3,22 @@ package main
 // ofTheGateway break what browsers see: gateway.
 var ofTheGateway = []mutant{
 	{
-		id: "C1-not-noted", rule: "a login knows the session that it replaces, from where it began",
+		id: "C1-not-noted", rule: "a login knows the session that it replaces, from where it began", from: "protocol C1",
 		edits: []edit{{"gateway/login.go", "p.previous, w.sid = t.SID, t.SID", "w.sid = t.SID"}},
 		pkg:   "gateway", test: "TestNotedSessionIsReplaced",
 	},
 	{
-		id: "C1-not-ended", rule: "a login ends the session whose cookie arrives at its landing",
+		id: "C1-not-ended", rule: "a login ends the session whose cookie arrives at its landing", from: "protocol C1",
 		edits: []edit{{"gateway/callback.go", "\t\treplaced[t.SID] = &t\n", "\t\t_ = t\n"}},
 		pkg:   "gateway", test: "TestB17AnotherUser",
 	},
 	{
-		id: "C2-cleared-on-401", rule: "a refusal deletes no cookie",
+		id: "C2-cleared-on-401", rule: "a refusal deletes no cookie", from: "protocol C2",
 		edits: []edit{{"gateway/problem.go", "\tw.refusal = true\n", "\tw.refusal = true\n\tif p.code == codeLoginRequired && w.app != nil {\n\t\tw.setCookie(w.app.noTicketCookie())\n\t}\n"}},
 		pkg:   "gateway", test: "TestN01Reuse",
 	},
 	{
-		id: "C2-cleared-on-store-error", rule: "trouble with the store deletes no cookie",
+		id: "C2-cleared-on-store-error", rule: "trouble with the store deletes no cookie", from: "protocol C2, reliability 4",
 		edits: []edit{{"gateway/problem.go", "\tw.refusal = true\n", "\tw.refusal = true\n\tif p.code == codeStoreUnavailable && w.app != nil {\n\t\tw.setCookie(w.app.noTicketCookie())\n\t}\n"}},
 		pkg:   "gateway", test: "TestLogoutStoreDown",
 	},
@@ -76,7 +76,7 @@ var ofTheGateway = []mutant{
 		pkg:   "gateway", test: "TestLogoutStoreDown",
 	},
 	{
-		id: "panic-swallowed", rule: "an answer that was cut off can't be taken for a whole one",
+		id: "panic-swallowed", rule: "an answer that was cut off can't be taken for a whole one", from: "reliability 15",
 		edits: []edit{{"gateway/gateway.go", "panic(v) // net/http's way to cut an answer off", "return"}},
 		pkg:   "gateway", test: "TestResponseCutOff",
 	},

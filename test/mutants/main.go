@@ -77,7 +77,7 @@ func run(ctx context.Context, only string, timeout time.Duration) (survivors int
 	}
 
 	out := tabwriter.NewWriter(os.Stdout, 0, 0, 2, ' ', 0)
-	fmt.Fprintln(out, "id\trule\tkilled by\tseconds")
+	fmt.Fprintln(out, "id\tfrom\trule\tkilled by\tseconds")
 	defer out.Flush()
 	var broken []error
 	for _, m := range chosen {
@@ -95,7 +95,7 @@ func run(ctx context.Context, only string, timeout time.Duration) (survivors int
 			survivors++
 		}
 		seconds := time.Since(start).Seconds()
-		fmt.Fprintf(out, "%s\t%s\t%s\t%.1f\n", m.id, m.rule, verdict, seconds)
+		fmt.Fprintf(out, "%s\t%s\t%s\t%s\t%.1f\n", m.id, m.from, m.rule, verdict, seconds)
 		fmt.Fprintf(os.Stderr, "%-28s %5.1f s  %s\n", m.id, seconds, verdict)
 	}
 	fmt.Fprintf(out, "\n%d mutants, %d killed, %d survive\n", len(chosen), len(chosen)-survivors-len(broken), survivors)
@@ -217,8 +217,13 @@ func (b *bench) build(ctx context.Context, pkg, overlay string) (string, error) 
 	if overlay != "" {
 		args = append(args, "-overlay", overlay)
 	}
-	cmd := exec.CommandContext(ctx, "go", append(args, "./"+pkg)...)
+	dir := "./" + pkg
+	cmd := exec.CommandContext(ctx, "go")
 	cmd.Dir = b.root
+	if rest, ok := strings.CutPrefix(pkg, "test/"); ok { // a module of its own
+		dir, cmd.Dir = "./"+rest, filepath.Join(b.root, "test")
+	}
+	cmd.Args = append(append(cmd.Args, args...), dir)
 	if out, err := cmd.CombinedOutput(); err != nil {
 		return "", fmt.Errorf("%s doesn't build: %w\n%s", pkg, err, tail(string(out)))
 	}

@@ -15,18 +15,30 @@ func TestTableFitsTheSources(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	seen := map[string]bool{}
+	seen, kept := map[string]bool{}, map[string]bool{"": true}
 	for _, m := range table {
 		if seen[m.id] || m.id == "" || m.rule == "" || len(m.edits) == 0 {
 			t.Errorf("%q: an id that comes twice, or something is missing", m.id)
 		}
 		seen[m.id] = true
+		for from := range strings.SplitSeq(m.from, ", ") {
+			kept[from] = true
+		}
 		if _, err := mutate(root, m); err != nil {
 			t.Errorf("%s: %v", m.id, err)
 		}
 		if !hasTest(t, filepath.Join(root, m.pkg), m.test) {
 			t.Errorf("%s: %s has no %s", m.id, m.pkg, m.test)
 		}
+	}
+	for _, from := range listed {
+		if !kept[from] {
+			t.Errorf("no mutant is from %s", from)
+		}
+		delete(kept, from)
+	}
+	if len(kept) > 1 {
+		t.Errorf("from places that no list has: %v", kept)
 	}
 }
 
