@@ -74,6 +74,10 @@ faults-summary: ## Add up the result files in RESULTS
 faults-controls: setup ## Gateways that are wrong in one place: the checker of make faults has to notice
 	CONTROLS=1 $(GO) -C test test -count=1 -timeout 10m -v -run '^TestControls$$' ./faults
 
+.PHONY: model
+model: setup ## Explore the state machine over the real scripts, far (minutes); make test explores a part of it
+	MODEL=large $(GO) -C test test -count=1 -timeout 60m -v -run '^TestModel$$' ./model
+
 .PHONY: crowd
 crowd: setup ## List and end a user's 1,000 sessions (CROWD_USER=) in a store of 100,000 (CROWD=)
 	CROWD=$(CROWD) CROWD_USER=$(CROWD_USER) $(GO) -C test test -count=1 -timeout 30m -v -run '^TestManySessionsOfOneUser$$' .
