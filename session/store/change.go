@@ -94,7 +94,7 @@ func (s *Store) Open(ctx context.Context, sid [16]byte, p Presented) (Answer, er
 	}
 	return s.run(ctx, openScript, sid, p.App[:], known, p.Generation, p.Hash[:],
 		p.IdleTimeout.Milliseconds(), p.Grace.Milliseconds(), p.Settle.Milliseconds(), p.Interval.Milliseconds(),
-		flag(p.Activity), flag(p.Cookie), int64(millis(p.SeenAt)), p.Remembered.Milliseconds())
+		flag(p.Activity), flag(p.Cookie), int64(millis(p.SeenAt)), p.Remembered.Milliseconds(), s.excused(sid))
 }
 
 // Claim takes the lease of a refresh for ttl, or renews it: OK, Busy, Sending,

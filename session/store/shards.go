@@ -46,6 +46,9 @@ type shard struct {
 	busy  bool      // a beat is under way
 	heard time.Time // when the last beat that came back on this subscription was sent
 	lame  bool      // the last beat's write was refused
+
+	silent  time.Time      // since when no beat was written, by Redis's clock; zero: it is
+	outages [][2]time.Time // the latest that are over
 }
 
 // sentBeat is a beat that has not been heard yet.
@@ -161,6 +164,7 @@ func (s *Store) beatAll(ctx context.Context, run func(func())) {
 func (s *Store) beat(ctx context.Context, sh *shard) error {
 	start := time.Now()
 	s.mu.Lock()
+	from := start.Add(s.drift + s.offset())
 	s.beats++
 	count := s.beats
 	s.sent[count] = sentBeat{sh, start}
@@ -177,6 +181,7 @@ func (s *Store) beat(ctx context.Context, sh *shard) error {
 		_, replied := errors.AsType[redis.Error](err)
 		s.mu.Lock()
 		sh.lame = replied && !redis.HasErrorPrefix(err, "OOM")
+		sh.outage(from, time.Now().Add(s.drift+s.offset()), err == nil)
 		s.mu.Unlock()
 		if err != nil {
 			return err

@@ -5,7 +5,7 @@
 local app, known, generation, hash = ARGV[4], ARGV[5], tonumber(ARGV[6]), ARGV[7]
 local idle, grace, settle, interval = tonumber(ARGV[8]), tonumber(ARGV[9]), tonumber(ARGV[10]), tonumber(ARGV[11])
 local activity, cookie, unwritten = ARGV[12] == '1', ARGV[13] == '1', tonumber(ARGV[14])
-local remembered = tonumber(ARGV[15])
+local remembered, outages = tonumber(ARGV[15]), ARGV[16]
 local AHEAD = 10000
 
 local now = clock()
@@ -22,7 +22,12 @@ if num(record, AT.flags, 1) == REMEMBERED then idle = remembered end
 -- Time in which the gateway could not write is not idle time.
 local seen = math.max(num(record, AT.seen, 8), unwritten)
 if now >= num(record, AT.expires, 8) then return {'expired', now, finish(record, 2, 0)} end
-if idle > 0 and now - seen >= idle then return {'expired', now, finish(record, 1, 0)} end
+local away = now - seen
+for at = 0, #outages - 16, 16 do
+  local from, to = math.max(num(outages, at, 8), seen), math.min(num(outages, at + 8, 8), now)
+  if to > from then away = away - (to - from) end
+end
+if idle > 0 and away >= idle then return {'expired', now, finish(record, 1, 0)} end
 
 local function write(at, b)
   local reply = redis.pcall('SETRANGE', KEYS[1], at, b)
