@@ -237,8 +237,12 @@ func (c *row) sendTo(addr string, tlsConfig *tls.Config, text string) *exchanged
 func (x *exchanged) read(t testing.TB, conn net.Conn) {
 	deadline := time.Now().Add(patience)
 	buf := make([]byte, 64<<10)
+	silence := quiet
+	if strings.Contains(x.sent, "Connection: close\r\n") {
+		silence = patience / 3 // the end will come by itself
+	}
 	for {
-		_ = conn.SetReadDeadline(time.Now().Add(quiet))
+		_ = conn.SetReadDeadline(time.Now().Add(silence))
 		n, err := conn.Read(buf)
 		x.got = append(x.got, buf[:n]...)
 		if err == nil {
