@@ -118,7 +118,7 @@ var edgeRows = []Row{
 	{
 		ID: "F15R", Name: "superseded tickets are shown by others",
 		Load:   func(l *Load) { l.Thief, l.Login = 4, 3 },
-		Length: 20 * time.Second,
+		Length: 30 * time.Second,
 		Judge: func(_ *World, _ *History, r *Result) {
 			r.Faults["a superseded ticket is shown"] += r.Replays
 			if r.Replays < 20 {

@@ -87,6 +87,8 @@ type Setup struct {
 	Redis *storetest.Server
 	// NoRedisLink leaves the redis block as Change made it.
 	NoRedisLink bool
+	// Bearers adds a route that takes the provider's bearers.
+	Bearers bool
 	// Change has the last word on the configuration.
 	Change func(c rig.Config)
 	// Binary is the program of all replicas; "": the built cloakroom. Each changes

@@ -1,8 +1,12 @@
 package faults
 
 import (
+	"encoding/base64"
+	"fmt"
 	"math/rand/v2"
 	"net/http"
+	"strings"
+	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -72,7 +76,7 @@ var providerRows = []Row{
 		Calm: 100 * time.Second,
 		// Nobody knows for half a minute whether the token was spent, and only that
 		// session waits.
-		Allow: Allowance{Unknown: true, Recovery: 5 * time.Second},
+		Allow: Allowance{Unknown: true, Recovery: 15 * time.Second},
 		Judge: func(_ *World, h *History, r *Result) {
 			liveTokensServed(h, r)
 			onlyTheHit(h, r)
@@ -99,19 +103,19 @@ var providerRows = []Row{
 			over()
 		},
 		Calm:  100 * time.Second,
-		Allow: Allowance{Unknown: true, Recovery: 10 * time.Second},
+		Allow: Allowance{Unknown: true, Recovery: 15 * time.Second},
 	},
 	{
 		ID: "F12", Name: "the provider's keys change during logins, and its key set is down",
-		Setup: func(_ testing.TB, s *Setup) {
-			s.Change = func(c rig.Config) {
-				c.Set("apps.0.token.audience", []any{"https://api.example.com"})
-			}
-		},
+		Setup:  func(_ testing.TB, s *Setup) { s.Bearers = true },
 		Load:   func(l *Load) { l.Login = 30 },
 		Length: 20 * time.Second,
 		Strike: func(w *World, r *rand.Rand) {
-			switch r.IntN(3) {
+			switch r.IntN(4) {
+			case 3:
+				over := w.Fault("tokens under unknown keys, 500 of them")
+				w.flood(500)
+				over()
 			case 0:
 				over := w.Fault("keys change, the old one stays")
 				w.Provider.RotateKeys(true)
@@ -138,6 +142,36 @@ var providerRows = []Row{
 			}
 		},
 	},
+}
+
+// flood sends bearers that are signed by nobody, each under a key of its own.
+func (w *World) flood(n int) {
+	claims := base64.RawURLEncoding.EncodeToString(fmt.Appendf(nil, `{"iss":%q,"aud":"https://api.example.com","exp":%d}`,
+		w.Provider.Issuer(), time.Now().Add(time.Minute).Unix()))
+	var all sync.WaitGroup
+	for worker := range 8 {
+		all.Go(func() {
+			for i := worker; i < n; i += 8 {
+				at := w.pick(int64(i))
+				head := base64.RawURLEncoding.EncodeToString(fmt.Appendf(nil, `{"alg":"ES256","typ":"at+jwt","kid":"nobody-%d-%d"}`, i, w.nextOp.Load()))
+				r, err := http.NewRequestWithContext(w.T.Context(), http.MethodGet, "http://"+at.Client.Addr()+"/bearer/orders", nil)
+				if err != nil {
+					return
+				}
+				r.Host = "app.test"
+				r.Header.Set("Authorization", "Bearer "+head+"."+claims+"."+strings.Repeat("A", 86))
+				resp, err := w.client.Do(r)
+				if err != nil {
+					continue
+				}
+				resp.Body.Close()
+				if resp.StatusCode == http.StatusOK {
+					w.Trouble("I5", "a bearer that nobody signed was taken")
+				}
+			}
+		})
+	}
+	all.Wait()
 }
 
 // liveTokensServed holds refusals for the provider's sake against tokens that

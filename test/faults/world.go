@@ -186,10 +186,15 @@ func (w *World) boot(r *Replica) {
 		c.Set("redis.addresses", []any{r.Redis.Addr()})
 	}
 	upstream := "http://" + r.Upstream.Addr()
-	c.Set("apps.0.routes", []any{
+	routes := []any{
 		map[string]any{"path": "/api/", "upstream": upstream, "strip_prefix": "/api"},
 		map[string]any{"path": "/landing", "upstream": upstream, "kind": "page", "auth": "none", "token": "none"},
-	})
+	}
+	if w.Setup.Bearers {
+		routes = append(routes, map[string]any{"path": "/bearer/", "upstream": upstream, "strip_prefix": "/bearer", "accept": []any{"bearer"}})
+		c.Set("apps.0.token.audience", []any{"https://api.example.com"})
+	}
+	c.Set("apps.0.routes", routes)
 	if w.Setup.Each != nil {
 		w.Setup.Each(w.Rig, r.N)
 	}
