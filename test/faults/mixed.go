@@ -1,3 +1,63 @@
 package faults
 
-var mixedRows []Row
+import (
+	"math/rand/v2"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/cloakroom/cloakroom/session/storetest"
+	"github.com/cloakroom/cloakroom/test/rig"
+)
+
+// mixedRows are two faults at once.
+var mixedRows = []Row{
+	{
+		ID: "F21", Name: "the primary is killed (Sentinel) as the provider comes back",
+		Setup: func(t testing.TB, s *Setup) {
+			s.Sentinels = storetest.Sentinel(t)
+			s.Change = func(c rig.Config) { c.Set("redis.wait_replicas", 1) }
+		},
+		Length: 25 * time.Second,
+		Allow:  Allowance{Cut: true, Recovery: 12 * time.Second, Outside: 5, Unknown: true},
+		Strike: func(w *World, _ *rand.Rand) {
+			over := w.Fault("the provider is away, and then the primary")
+			w.ProviderLink.Refuse()
+			w.Sleep(5 * time.Second) // tokens run out
+			w.ProviderLink.Accept()
+			old := w.primary()
+			old.Kill()
+			rig.Eventually(w.T, "there is another primary", func() bool { return w.primary() != old })
+			over()
+			if err := old.Restart(); err != nil {
+				w.T.Fatal(err)
+			}
+			w.whole(w.Setup.Sentinels.Wait)
+		},
+		Judge: func(_ *World, h *History, r *Result) { losses(h, r) },
+	},
+	{
+		ID: "F21a", Name: "a replica is killed while slots move (Cluster)",
+		Setup: func(t testing.TB, s *Setup) {
+			clustered(t, s)
+			s.Replicas = 3
+		},
+		Length: 25 * time.Second,
+		Allow:  Allowance{Cut: true, Unknown: true},
+		Strike: func(w *World, r *rand.Rand) {
+			at := w.Replicas()[r.IntN(3)]
+			late := time.Duration(r.Int64N(int64(300 * time.Millisecond)))
+			over := w.Fault("SIGKILL")
+			var killing sync.WaitGroup
+			killing.Go(func() {
+				w.Sleep(late)
+				w.Kill(at)
+			})
+			moveSlots(w, r)
+			killing.Wait()
+			over()
+			w.Boot(at)
+		},
+		Judge: func(_ *World, h *History, r *Result) { losses(h, r) },
+	},
+}
