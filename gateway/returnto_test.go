@@ -106,6 +106,7 @@ func FuzzReturnPath(f *testing.F) {
 		f.Add(line)
 	}
 	f.Add("/orders?x=y#z")
+	f.Add("/#0000%")
 	f.Fuzz(func(t *testing.T, raw string) {
 		got := returnPath(raw)
 		if !landsHere(got) {
@@ -117,7 +118,9 @@ func FuzzReturnPath(f *testing.F) {
 		if strings.ContainsAny(got, "\\\r\n\t ") || len(got) > maxReturnTo {
 			t.Errorf("returnPath(%q) = %q", raw, got)
 		}
-		u, err := url.Parse("https://app.test" + got)
+		// A fragment stays in the browser, which minds its escapes less than net/url.
+		sent, _, _ := strings.Cut(got, "#")
+		u, err := url.Parse("https://app.test" + sent)
 		if err != nil || u.Host != "app.test" || u.User != nil {
 			t.Errorf("returnPath(%q) = %q: %v %v", raw, got, u, err)
 		}
