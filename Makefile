@@ -94,9 +94,14 @@ bench-setup: ## Install nginx, wrk and Apache with mod_auth_openidc for bench (a
 bench-report: ## Write docs/performance.md again, from the results of the last bench
 	$(GO) -C test run ./bench -report
 
+.PHONY: bench-profile
+bench-profile: ## Write cmd/cloakroom/default.pgo, by which go build optimizes, from the bench's load
+	$(GO) -C test run ./bench -duration 4s -profile $(CURDIR)/cmd/cloakroom/default.pgo
+	rm -f cmd/cloakroom/default.pgo.allocs
+
 .PHONY: bench-micro
 bench-micro: ## Micro-benchmarks of the hot path, for benchstat (COUNT=10)
-	@$(GO) test -run '^$$' -bench '^Benchmark(Ticket|Cookie|Guard|Open|Seal|Sections|CanonicalPath|StripCookies|Proxied|Token)' -benchmem -count $(or $(COUNT),10) ./gateway ./gateway/proxy ./session
+	@$(GO) test -run '^$$' -bench '^Benchmark(Ticket|Cookie|Guard|OpenBox|Seal|Watch|CanonicalPath|StripCookies|Proxied|Token)' -benchmem -count $(or $(COUNT),10) ./gateway ./gateway/proxy ./session
 
 .PHONY: fuzz
 fuzz: ## Run every fuzz target for FUZZTIME (30s) each

@@ -11,6 +11,7 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
+	"sync"
 	"syscall"
 	"time"
 )
@@ -22,8 +23,27 @@ const patience = 20 * time.Second
 type process struct {
 	name string
 	cmd  *exec.Cmd
-	out  bytes.Buffer
+	out  head
 	done chan struct{}
+}
+
+// head keeps the beginning of what a program prints: an access log is long.
+type head struct {
+	mu  sync.Mutex
+	buf bytes.Buffer // guarded by mu
+}
+
+func (h *head) Write(b []byte) (int, error) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.buf.Write(b[:min(len(b), max(0, 16<<10-h.buf.Len()))])
+	return len(b), nil
+}
+
+func (h *head) String() string {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return h.buf.String()
 }
 
 // start starts a program in a process group of its own.
@@ -70,7 +90,7 @@ func (p *process) ready(ctx context.Context, address, url string) error {
 		}
 		select {
 		case <-p.done:
-			return fmt.Errorf("%s ended at start:\n%s", p.name, p.out.Bytes())
+			return fmt.Errorf("%s ended at start:\n%s", p.name, p.out.String())
 		case <-ctx.Done():
 			return ctx.Err()
 		case <-time.After(10 * time.Millisecond):

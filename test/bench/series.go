@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"io"
+	"net"
 	"net/http"
 	"regexp"
 	"strconv"
@@ -59,11 +60,40 @@ func (w *world) contenders(ctx context.Context) (cs contenders, err error) {
 	return cs, err
 }
 
-// observed is contender (f).
+// observed is contender (f): a line for each request, metrics that are fetched each
+// second, and spans, of a tenth of the requests, to a collector that drops them.
 func (w *world) observed(ctx context.Context) (*contender, error) {
-	return w.cloakroom(ctx, "observed", func(config, _ map[string]any) {
-		config["log"] = map[string]any{"level": "debug"}
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		return nil, err
+	}
+	collector := &http.Server{Handler: http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) { _, _ = io.Copy(io.Discard, r.Body) })}
+	go func() { _ = collector.Serve(l) }()
+	done := make(chan struct{})
+	w.closers = append(w.closers, func() {
+		close(done)
+		_ = collector.Close()
 	})
+	c, err := w.cloakroom(ctx, "observed", func(config, _ map[string]any) {
+		config["log"] = map[string]any{"access": true}
+		config["tracing"] = map[string]any{"otlp_endpoint": "http://" + l.Addr().String()}
+	})
+	if err != nil {
+		return nil, err
+	}
+	go func() {
+		every := time.NewTicker(time.Second)
+		defer every.Stop()
+		for {
+			select {
+			case <-done:
+				return
+			case <-every.C:
+				_, _ = c.gauges()
+			}
+		}
+	}()
+	return c, nil
 }
 
 // body is a file with what c answers.
