@@ -150,7 +150,11 @@ func (m *model) change(s *state, o op, got outcome) {
 		return
 	}
 	if got.result == store.Withdrawn {
-		s.lone |= 1 << -m.kvs[s.kv].rt
+		before := m.kvs[s.kv]
+		s.lone |= 1 << -before.rt
+		if before.looked != 1 {
+			m.fail("(d) a mark is withdrawn at first sight")
+		}
 	}
 	switch {
 	case m.faults&failover == 0 || s.faults&failover != 0:

@@ -101,11 +101,6 @@ var ofTheModel = []mutant{
 		pkg:   "test/model", test: "TestModel/theft",
 	},
 	{
-		id: "model-B1", rule: "a commit on another version does nothing", from: "reliability 3",
-		edits: []edit{{luaCommit, "if slice(record, AT.version, 8) ~= version then return {'version', now, record} end\n", ""}},
-		pkg:   "test/model", test: "TestModel/faults",
-	},
-	{
 		id: "model-B2", rule: "the latch is set once per version", from: "protocol B2",
 		edits: []edit{
 			{luaClaim, "  if slice(record, AT.sending, 16) ~= NONE then return {'sending', now, record} end\n", ""},
@@ -124,27 +119,14 @@ var ofTheModel = []mutant{
 		pkg:   "test/model", test: "TestModel/honest",
 	},
 	{
-		id: "model-E6", rule: "invalid_grant ends a session only if it still holds that token", from: "protocol E6",
-		edits: []edit{
-			{luaEnd, "if version ~= '' and slice(record, AT.version, 8) ~= version then return {'version', now, record} end\n", ""},
-			{luaEnd, "if attempt ~= '' and slice(record, AT.sending, 16) ~= attempt then return {'version', now, record} end\n", ""},
-		},
-		pkg: "test/model", test: "TestModel/faults",
-	},
-	{
 		id: "model-look-at-once", rule: "a lone mark is withdrawn by the second look, not the first",
 		edits: []edit{{luaLook, "if first == 0 then", "if false then"}},
 		pkg:   "test/model", test: "TestModel/faults",
 	},
 	{
-		id: "model-withdraw-keeps-version", rule: "a withdrawal raises the version, so that late copies do nothing",
-		edits: []edit{{luaWithdraw, "record = raise(unlease(record))", "record = unlease(record)"}},
-		pkg:   "test/model", test: "TestModel/late",
-	},
-	{
 		id: "model-grace-never-ends", rule: "showing the successor starts the predecessor's grace",
 		edits: []edit{{luaOpen, "at + ENTRY_UNTIL, bytes(now + grace, 8))", "at + ENTRY_UNTIL, bytes(0, 8))"}},
-		pkg:   "test/model", test: "TestModel/theft",
+		pkg:   "test/model", test: "TestModel/honest",
 	},
 	{
 		id: "model-key-for-ever", rule: "every key has a TTL: predecessors go with the last grace",
