@@ -12,12 +12,11 @@ import (
 // Edit replaces a text that a file of the sources has exactly once.
 type Edit struct{ File, Old, New string }
 
-// Build builds cloakroom with edits, which never touch the tree, and returns the
-// program's path: a gateway that is wrong in one place, for tests of tests.
-func Build(t testing.TB, edits ...Edit) string {
+// Overlay writes what tells the go command about edits, and returns its path. It
+// fails the test where an edit doesn't fit the sources any more.
+func Overlay(t testing.TB, edits ...Edit) string {
 	t.Helper()
-	dir, replace := t.TempDir(), map[string]string{}
-	texts := map[string]string{}
+	texts, replace := map[string]string{}, map[string]string{}
 	for _, e := range edits {
 		if texts[e.File] == "" {
 			text, err := os.ReadFile(filepath.Join(Root(), e.File))
@@ -38,8 +37,15 @@ func Build(t testing.TB, edits ...Edit) string {
 	if err != nil {
 		t.Fatalf("rig: %v", err)
 	}
-	program := filepath.Join(dir, "cloakroom")
-	build := exec.Command("go", "build", "-overlay", WriteFile(t, "overlay.json", string(overlay)), "-o", program, "./cmd/cloakroom")
+	return WriteFile(t, "overlay.json", string(overlay))
+}
+
+// Build builds cloakroom with edits, which never touch the tree, and returns the
+// program's path: a gateway that is wrong in one place, for tests of tests.
+func Build(t testing.TB, edits ...Edit) string {
+	t.Helper()
+	program := filepath.Join(t.TempDir(), "cloakroom")
+	build := exec.Command("go", "build", "-overlay", Overlay(t, edits...), "-o", program, "./cmd/cloakroom")
 	build.Dir = Root()
 	if out, err := build.CombinedOutput(); err != nil {
 		t.Fatalf("rig: build a mutant: %v\n%s", err, out)
