@@ -20,8 +20,8 @@ type exchange struct {
 	record       store.Record // as claimed
 	predecessors []store.Predecessor
 	stays        func() bool
-	probe        bool          // others wait for this call
-	ahead        time.Duration // of Redis's clock
+	probe        bool      // others wait for this call
+	redis, local time.Time // the clocks as it was claimed
 }
 
 // renew keeps the lease until the returned function is called.
@@ -181,7 +181,7 @@ func (e *exchange) commit(ctx context.Context, r Refreshed, sent bool) (*view, e
 	k, app, v := e.k, e.app, e.view
 	s := *v.Session
 	old := s.Tokens
-	s.Tokens = r.Tokens.shared(e.ahead)
+	s.Tokens = r.Tokens.shared(e.redis, e.local)
 	s.refreshKept = r.Tokens.Refresh == "" || r.Tokens.Refresh == old.Refresh
 	if r.Tokens.Refresh == "" {
 		s.Tokens.Refresh = old.Refresh

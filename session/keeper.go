@@ -138,11 +138,12 @@ func (k *Keeper) time() time.Time {
 }
 
 // shared turns times by this process's clock into Redis's, the one clock that
-// all replicas have.
-func (t Tokens) shared(ahead time.Duration) Tokens {
+// all replicas have: which said redis when this one said local. The distance is
+// told by the monotonic clock, since the other may have been set meanwhile.
+func (t Tokens) shared(redis, local time.Time) Tokens {
 	for _, at := range []*time.Time{&t.IssuedAt, &t.ExpiresAt, &t.RefreshExpiresAt} {
 		if !at.IsZero() {
-			*at = at.Add(ahead)
+			*at = redis.Add(at.Sub(local))
 		}
 	}
 	return t
@@ -158,7 +159,7 @@ func (k *Keeper) Begin(ctx context.Context, app *App, l Login) (Ticket, error) {
 	s := &Session{
 		SID:             t.SID,
 		Generation:      t.Generation,
-		Tokens:          l.Tokens.shared(now.Sub(k.now())),
+		Tokens:          l.Tokens.shared(now, k.now()),
 		Issuer:          l.Issuer,
 		Subject:         l.Subject,
 		ProviderSession: l.ProviderSession,

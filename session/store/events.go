@@ -113,5 +113,15 @@ func (s *Store) hear(ctx context.Context, payload string, handle func(Event)) {
 func (s *Store) Now() (time.Time, bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	return time.Now().Add(s.drift + s.offset()), s.timed
+	return s.clock(time.Now()), !s.told.IsZero()
+}
+
+// clock is Redis's time at a moment of this process's. What has passed since the
+// beat is told by the monotonic clock: the other one may have been set back. The
+// caller holds mu.
+func (s *Store) clock(at time.Time) time.Time {
+	if s.told.IsZero() {
+		return at.Add(s.offset())
+	}
+	return s.told.Add(at.Sub(s.toldAt) + s.offset())
 }

@@ -164,7 +164,7 @@ func (s *Store) beatAll(ctx context.Context, run func(func())) {
 func (s *Store) beat(ctx context.Context, sh *shard) error {
 	start := time.Now()
 	s.mu.Lock()
-	from := start.Add(s.drift + s.offset())
+	from := s.clock(start)
 	s.beats++
 	count := s.beats
 	s.sent[count] = sentBeat{sh, start}
@@ -181,7 +181,7 @@ func (s *Store) beat(ctx context.Context, sh *shard) error {
 		_, replied := errors.AsType[redis.Error](err)
 		s.mu.Lock()
 		sh.lame = replied && !redis.HasErrorPrefix(err, "OOM")
-		sh.outage(from, time.Now().Add(s.drift+s.offset()), err == nil)
+		sh.outage(from, s.clock(time.Now()), err == nil)
 		s.mu.Unlock()
 		if err != nil {
 			return err
@@ -202,7 +202,7 @@ func (s *Store) beat(ctx context.Context, sh *shard) error {
 		now := time.Unix(seconds, micros*1000)
 		s.mu.Lock()
 		// A Cluster has many clocks, which agree as far as sessions care.
-		s.drift, s.timed = now.Sub(start.Add(end.Sub(start)/2)), true
+		s.told, s.toldAt = now, start.Add(end.Sub(start)/2)
 		s.mu.Unlock()
 		return nil
 	})

@@ -62,9 +62,9 @@ type Store struct {
 	// shards are Redis's primaries with the slots that they have; without a
 	// Cluster there is one.
 	shards []*shard
-	ear    uint64        // counts subscriptions
-	drift  time.Duration // Redis's clock less this process's
-	timed  bool          // drift is known
+	ear    uint64    // counts subscriptions
+	told   time.Time // Redis's, with the last beat; zero: none has come
+	toldAt time.Time // when that was, by this process's clock
 	// listening is when the subscription that stands was made; zero: none stands.
 	listening time.Time
 
