@@ -139,6 +139,9 @@ func (k *Keeper) repeat(ctx context.Context) {
 		if e := k.store.Epoch(); e != epoch {
 			epoch, found, round = e, time.Now(), 0
 		}
+		if round == len(againAfter) && len(open) == 0 {
+			k.settled.Store(epoch)
+		}
 		switch ago := time.Since(found); {
 		case round < len(againAfter) && ago >= againAfter[round]:
 			open = k.runAgain(ctx, found)
@@ -150,6 +153,10 @@ func (k *Keeper) repeat(ctx context.Context) {
 		}
 	}
 }
+
+// mayReturn reports whether what Redis doesn't have may yet be run again, by
+// this replica or another.
+func (k *Keeper) mayReturn() bool { return k.store.Epoch() != k.settled.Load() }
 
 // runAgain runs what was acknowledged in the last minute before found, and
 // since, again. It returns what is left to do.

@@ -104,6 +104,22 @@ func TestLoginRunsAgainAfterRedisForgotIt(t *testing.T) {
 	})
 }
 
+// A ticket whose session Redis doesn't know is not turned away while replicas may
+// be running again what it forgot: the page would go to the login for nothing.
+func TestForgottenLoginIsNotTurnedAway(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	k := w.replica()
+	unknown := session.Ticket{SID: session.NewSID(), Generation: 1}
+	if _, err := k.Open(t.Context(), w.app, unknown, page); err != session.ErrNoSession {
+		t.Fatalf("no session: %v", err)
+	}
+	w.snapshot()
+	ticket := w.begin(k)
+	w.redis.Restart()
+	w.wantUnavailable(k, ticket, page)
+}
+
 // Whoever began a session has heard of its end, so it isn't begun again, even if
 // who ended it is gone.
 func TestEndedSessionIsNotBegunAgain(t *testing.T) {

@@ -29,6 +29,7 @@ import (
 	"context"
 	"log/slog"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/maypok86/otter/v2"
@@ -51,6 +52,7 @@ type Keeper struct {
 	owners  *owners
 	watches *watches
 	journal *journal
+	settled atomic.Uint64 // the epoch in which all has been run again
 
 	mu      sync.Mutex // guards flights, quiet and calls
 	flights map[SID]*flight

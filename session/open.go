@@ -413,6 +413,9 @@ func (k *Keeper) expire(ctx context.Context, app *App, sid SID, reason Reason) e
 func (k *Keeper) refuse(ctx context.Context, app *App, t Ticket, need Need, answer store.Answer) error {
 	switch answer.Result {
 	case store.None:
+		if k.mayReturn() {
+			return k.alarm(app, t.SID, "store_behind")
+		}
 		return ErrNoSession
 	case store.Ended, store.Expired:
 		ended := &EndedError{Reason: reasonOf(answer.Record.Reason), Locked: k.locked(answer.Record)}
