@@ -113,3 +113,28 @@ func TestFirstShowingReachesRedisPastTheCache(t *testing.T) {
 	w.pass(w.app.Grace + time.Second)
 	w.wantEnded(k, first, session.ReasonReuseDetected)
 }
+
+// The hand-out is noted in Redis before the token that has run out is refreshed
+// in place: the answer carries the successor all the same.
+func TestHandoutOutlivesARefreshInPlace(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	k := w.replica()
+	first := w.begin(k)
+	w.pass(tokenLife)
+	nowhere := page
+	nowhere.Cookie = false
+	if o := w.open(k, first, nowhere); o.Successor != nil || o.Generation != 2 {
+		t.Fatalf("generation %d, successor %v", o.Generation, o.Successor != nil)
+	}
+	w.pass(tokenLife)
+	o := w.open(k, first, page)
+	if o.Successor == nil || o.Successor.Ticket.Generation != 2 || w.provider.grants() != 3 {
+		t.Fatalf("successor %v, %d grants", o.Successor != nil, w.provider.grants())
+	}
+	if again := w.open(k, first, page); again.Successor != nil {
+		t.Error("handed out twice")
+	}
+	w.open(k, o.Successor.Ticket, page)
+	w.provider.wantNoReuse(t)
+}

@@ -74,6 +74,7 @@ func (k *Keeper) Open(ctx context.Context, app *App, t Ticket, need Need) (Opene
 	}
 	ctx, cancel := context.WithTimeoutCause(ctx, waitLimit, errWait)
 	defer cancel()
+	var handout *Handout // that Redis has noted for this answer: it carries it, or none does
 	for round := 0; ; round++ {
 		if round > 0 || shared { // what is in the cache is read only
 			if err := pause(ctx, round); err != nil {
@@ -86,6 +87,9 @@ func (k *Keeper) Open(ctx context.Context, app *App, t Ticket, need Need) (Opene
 		}
 		if err != nil {
 			return Opened{}, waited(ctx, err)
+		}
+		if v.handout != nil {
+			handout = v.handout
 		}
 		if need.Local && v.splitKey {
 			if err := k.unlock(ctx, app, v, need.LocalKey); err != nil {
@@ -126,6 +130,11 @@ func (k *Keeper) Open(ctx context.Context, app *App, t Ticket, need Need) (Opene
 				continue // in place first, then re-issue
 			}
 			v = next
+		}
+		if handout != nil && v.handout == nil && v.ticket == handout.Ticket {
+			refreshed := *v // in place, meanwhile
+			refreshed.handout = handout
+			v = &refreshed
 		}
 		return k.opened(app, v, v.now), nil
 	}
