@@ -422,7 +422,22 @@ func (j *judge) inDoubt(o *Op) bool {
 			last = at
 		}
 	}
-	if last == 0 || o.Start > last+doubt || !j.h.within(last, last, j.allow.Recovery) {
+	if last == 0 || !j.h.within(last, last, j.allow.Recovery) {
+		// A replica that dies between latch and sending leaves no presentation.
+		for _, w := range j.h.Windows {
+			if w.From < o.Start {
+				last = w.From
+				break
+			}
+		}
+		for _, l := range j.lines[s.SID] {
+			if (l.Message == sayAdvanced || l.Message == sayInPlace) && l.At < o.Start {
+				last = max(last, l.At)
+			}
+		}
+		return last != 0 && o.Start < last+doubt && j.h.within(last, o.Start, j.allow.Recovery)
+	}
+	if o.Start > last+doubt {
 		return false
 	}
 	return !slices.ContainsFunc(j.lines[s.SID], func(l *Line) bool {

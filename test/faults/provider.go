@@ -107,9 +107,10 @@ var providerRows = []Row{
 	},
 	{
 		ID: "F12", Name: "the provider's keys change during logins, and its key set is down",
-		Setup:  func(_ testing.TB, s *Setup) { s.Bearers = true },
-		Load:   func(l *Load) { l.Login = 30 },
-		Length: 20 * time.Second,
+		Setup: func(_ testing.TB, s *Setup) { s.Bearers = true },
+		Load:  func(l *Load) { l.Login = 30 },
+		// A key set is fetched at most every 5 s.
+		Length: 40 * time.Second, Pause: 5500 * time.Millisecond,
 		Strike: func(w *World, r *rand.Rand) {
 			switch r.IntN(4) {
 			case 3:
@@ -133,7 +134,7 @@ var providerRows = []Row{
 				over()
 			}
 		},
-		Allow: Allowance{Recovery: 12 * time.Second},
+		Allow: Allowance{Recovery: 6 * time.Second},
 		Judge: func(_ *World, h *History, r *Result) {
 			n := h.Calls[string(gatewaytest.EndpointJWKS)]
 			r.Figure("key set fetched", float64(n))
@@ -193,8 +194,9 @@ func liveTokensServed(h *History, r *Result) {
 		}
 		refused++
 		for _, a := range expires[families[o.Session]] {
-			// A token is of no use in its last tenth.
-			if a.At < o.Start && h.at(a.Expires) > o.End+600*time.Millisecond {
+			// A token is of no use in its last tenth, and its life is counted from
+			// before it was asked for.
+			if a.At < o.Start && h.at(a.Expires) > o.End+time.Second {
 				r.Violate("I7", "%s, and its token had %v to live", o, h.at(a.Expires)-o.End)
 				break
 			}
