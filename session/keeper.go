@@ -52,6 +52,7 @@ type Keeper struct {
 	owners  *owners
 	watches *watches
 	journal *journal
+	pulse   pulse
 	settled atomic.Uint64 // the epoch in which all has been run again
 
 	mu      sync.Mutex // guards flights, quiet and calls
@@ -106,6 +107,7 @@ func (k *Keeper) Run(ctx context.Context) {
 	defer working.Wait()
 	working.Go(func() { k.sweep(ctx) })
 	working.Go(func() { k.repeat(ctx) })
+	working.Go(func() { k.pulse.run(ctx) })
 	k.store.Run(ctx, func(e store.Event) {
 		k.cache.hear(e, k.now())
 		if e.Ended {

@@ -105,7 +105,7 @@ func (k *Keeper) Open(ctx context.Context, app *App, t Ticket, need Need) (Opene
 			return k.opened(app, v, v.now), nil
 		}
 		// What has waited here for long says nothing of where the first successor is.
-		inTime := k.now().Sub(need.Received) <= app.Grace
+		inTime := k.timely(need, v.now, app.Grace)
 		if v.settled && need.Cookie && fresh != tokenOut && inTime {
 			again, err := k.reissue(ctx, app, v, t)
 			if err != nil {
@@ -445,7 +445,7 @@ func (k *Keeper) refuse(ctx context.Context, app *App, t Ticket, need Need, answ
 		k.alarm(app, t.SID, "secret_mismatch")
 		return ErrNoSession
 	case store.Reuse:
-		if k.now().Sub(need.Received) > reuseVerdictAge {
+		if !k.timely(need, answer.Now, reuseVerdictAge) {
 			return &UnavailableError{RetryAfter: storeRetryAfter, Err: errAlarm("late verdict")}
 		}
 		// On the server's context: a thief that hangs up doesn't save itself.

@@ -54,7 +54,7 @@ var ofSessions = []mutant{
 	},
 	{
 		id: "M6-late-verdict", rule: "a verdict of reuse that comes late changes nothing", from: "protocol M6",
-		edits: []edit{{"session/open.go", "if k.now().Sub(need.Received) > reuseVerdictAge {", "if false {"}},
+		edits: []edit{{"session/open.go", "if !k.timely(need, answer.Now, reuseVerdictAge) {", "if false {"}},
 		pkg:   "session", test: "TestOpening/older,_verdict_too_late",
 	},
 	{

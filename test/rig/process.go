@@ -4,8 +4,10 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"fmt"
 	"os"
 	"os/exec"
+	"path/filepath"
 	"strings"
 	"sync"
 	"syscall"
@@ -55,6 +57,23 @@ func (p *Process) Signal(sig syscall.Signal) {
 	if err := p.cmd.Process.Signal(sig); err != nil {
 		p.t.Fatalf("rig: %v: %v", sig, err)
 	}
+}
+
+// Freeze stops the process (SIGSTOP), and returns when none of its threads runs.
+func (p *Process) Freeze() {
+	p.t.Helper()
+	p.Signal(syscall.SIGSTOP)
+	Eventually(p.t, "the process has stopped", func() bool {
+		threads, _ := filepath.Glob(fmt.Sprintf("/proc/%d/task/*/stat", p.cmd.Process.Pid))
+		for _, file := range threads {
+			stat, err := os.ReadFile(file)
+			// The state comes after the name, which is in brackets.
+			if _, after, ok := strings.Cut(string(stat), ") "); err == nil && (!ok || after[0] != 'T') {
+				return false
+			}
+		}
+		return len(threads) > 0
+	})
 }
 
 // Done is closed when the program is gone.
