@@ -29,11 +29,13 @@ type reloader struct {
 	log     *slog.Logger
 	started *config.Config // what can't change without a restart is as it is here
 	files   []string
+	taken   string // how they looked when they were read
 	cert    atomic.Pointer[tls.Certificate]
 }
 
 func newReloader(s *service, cfg *config.Config, again func() (*config.Config, error), log *slog.Logger) *reloader {
 	r := &reloader{service: s, again: again, log: log, started: cfg, files: cfg.Files()}
+	r.taken = look(r.files) // before anybody can be served, and so know of us
 	r.cert.Store(cfg.Certificate)
 	return r
 }
@@ -49,22 +51,21 @@ func (r *reloader) run(ctx context.Context) {
 	defer signal.Stop(hup)
 	tick := time.NewTicker(watchEvery)
 	defer tick.Stop()
-	taken := look(r.files)
-	last := taken
+	last := r.taken
 	for {
 		select {
 		case <-ctx.Done():
 			return
 		case <-hup:
 			r.reload()
-			taken = look(r.files)
-			last = taken
+			r.taken = look(r.files)
+			last = r.taken
 		case <-tick.C:
 			now := look(r.files)
-			if now != taken && now == last {
+			if now != r.taken && now == last {
 				r.reload()
 				now = look(r.files) // they may be others now
-				taken = now
+				r.taken = now
 			}
 			last = now
 		}
