@@ -61,11 +61,11 @@ func (k *Keeper) Open(ctx context.Context, app *App, t Ticket, need Need) (Opene
 	if need.Received.IsZero() {
 		need.Received = k.now()
 	}
-	sent, ear := k.now(), k.store.Ear()
-	v, now, err := k.recall(ctx, app, t, need, sent, ear)
+	sent, glance := k.now(), k.store.Glance()
+	v, now, err := k.recall(app, t, need, sent, glance)
 	shared := v != nil
 	if v == nil && err == nil {
-		if v, err = k.inquire(ctx, app, t, need, sent, ear); err == nil {
+		if v, err = k.inquire(ctx, app, t, need, sent, glance.Ear()); err == nil {
 			now = v.now
 		}
 	}
@@ -180,8 +180,8 @@ func (k *Keeper) opened(app *App, v *view, now time.Time) Opened {
 // judge opens a ticket once: from the cache, by a plain read where nothing is to
 // be written, or by the script.
 func (k *Keeper) judge(ctx context.Context, app *App, t Ticket, need Need) (*view, error) {
-	sent, ear := k.now(), k.store.Ear()
-	shared, now, err := k.recall(ctx, app, t, need, sent, ear)
+	sent, glance := k.now(), k.store.Glance()
+	shared, now, err := k.recall(app, t, need, sent, glance)
 	if err != nil {
 		return nil, err
 	}
@@ -190,12 +190,12 @@ func (k *Keeper) judge(ctx context.Context, app *App, t Ticket, need Need) (*vie
 		v.now = now
 		return &v, nil
 	}
-	return k.inquire(ctx, app, t, need, sent, ear)
+	return k.inquire(ctx, app, t, need, sent, glance.Ear())
 }
 
 // recall opens a ticket from the cache, if it may: the view is shared, and was
 // judged at the time that comes with it. Without one, Redis has to be asked.
-func (k *Keeper) recall(ctx context.Context, app *App, t Ticket, need Need, sent time.Time, ear uint64) (*view, time.Time, error) {
+func (k *Keeper) recall(app *App, t Ticket, need Need, sent time.Time, glance store.Glance) (*view, time.Time, error) {
 	if k.store.Lame(t.SID) {
 		return nil, time.Time{}, &UnavailableError{RetryAfter: storeRetryAfter, Err: errLame}
 	}
@@ -206,10 +206,13 @@ func (k *Keeper) recall(ctx context.Context, app *App, t Ticket, need Need, sent
 	if e.ended != nil {
 		return nil, time.Time{}, e.ended
 	}
+	ear := glance.Ear()
 	if ear != 0 && e.ear == ear && sent.Sub(e.stored) < app.CacheTTL {
-		now := k.time()
-		notBefore, err := k.store.NotBefore(ctx, e.view.record.App)
-		if err == nil && !e.view.CreatedAt.Before(notBefore) && !k.due(app, e.view, need, now) {
+		now, ok := glance.Now()
+		if !ok {
+			now = sent
+		}
+		if !e.view.CreatedAt.Before(glance.NotBefore(e.view.record.App)) && !k.due(app, e.view, need, now) {
 			k.metrics.fromCache.Inc()
 			return e.view, now, nil
 		}

@@ -67,9 +67,7 @@ func (s *Store) Hearing() time.Duration {
 
 // LastNotBefore is what NotBefore was when it was read last. It asks nobody.
 func (s *Store) LastNotBefore(app [8]byte) time.Time {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	return s.notBefore[app]
+	return s.Glance().NotBefore(app)
 }
 
 func (s *Store) setListening(at time.Time) {

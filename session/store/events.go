@@ -111,17 +111,8 @@ func (s *Store) hear(ctx context.Context, payload string, handle func(Event)) {
 
 // Now is Redis's time as the last beat told it, and whether one has.
 func (s *Store) Now() (time.Time, bool) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	return s.clock(time.Now()), !s.told.IsZero()
+	return s.Glance().Now()
 }
 
-// clock is Redis's time at a moment of this process's. What has passed since the
-// beat is told by the monotonic clock: the other one may have been set back. The
-// caller holds mu.
-func (s *Store) clock(at time.Time) time.Time {
-	if s.told.IsZero() {
-		return at.Add(s.offset())
-	}
-	return s.told.Add(at.Sub(s.toldAt) + s.offset())
-}
+// clock is Redis's time at a moment of this process's.
+func (s *Store) clock(at time.Time) time.Time { return s.known.Load().clock(at, s.offset()) }

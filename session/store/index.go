@@ -186,14 +186,14 @@ func (s *Store) Standings(ctx context.Context, indexes ...Index) (out []Standing
 // NotBefore is when each app's sessions have to have begun to be alive, by app
 // id. It is read twice a second, and true up to then while the replica hears itself.
 func (s *Store) NotBefore(ctx context.Context, app [8]byte) (time.Time, error) {
-	if !s.Hears() {
+	g := s.Glance()
+	if g.Ear() == 0 {
 		if err := s.readNotBefore(ctx); err != nil {
 			return time.Time{}, err
 		}
+		g = s.Glance()
 	}
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	return s.notBefore[app], nil
+	return g.NotBefore(app), nil
 }
 
 func (s *Store) readNotBefore(ctx context.Context) error {
@@ -212,6 +212,7 @@ func (s *Store) readNotBefore(ctx context.Context) error {
 		}
 		s.mu.Lock()
 		s.notBefore, s.notBeforeAt = times, start
+		s.publish()
 		s.mu.Unlock()
 		return nil
 	})

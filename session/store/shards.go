@@ -138,6 +138,7 @@ func (s *Store) setShards(found []*shard) {
 		}
 	}
 	s.shards = found
+	s.publish()
 }
 
 // beatAll sends a beat to every shard that has answered its last.
@@ -182,6 +183,7 @@ func (s *Store) beat(ctx context.Context, sh *shard) error {
 		s.mu.Lock()
 		sh.lame = replied && !redis.HasErrorPrefix(err, "OOM")
 		sh.outage(from, s.clock(time.Now()), err == nil)
+		s.publish()
 		s.mu.Unlock()
 		if err != nil {
 			return err
@@ -203,6 +205,7 @@ func (s *Store) beat(ctx context.Context, sh *shard) error {
 		s.mu.Lock()
 		// A Cluster has many clocks, which agree as far as sessions care.
 		s.told, s.toldAt = now, start.Add(end.Sub(start)/2)
+		s.publish()
 		s.mu.Unlock()
 		return nil
 	})
@@ -214,6 +217,7 @@ func (s *Store) heardBeat(count uint64) {
 	defer s.mu.Unlock()
 	if b, ok := s.sent[count]; ok && b.at.After(b.shard.heard) {
 		b.shard.heard = b.at
+		s.publish()
 	}
 }
 
@@ -226,6 +230,7 @@ func (s *Store) deafen() {
 		sh.heard = time.Time{}
 	}
 	clear(s.sent)
+	s.publish()
 }
 
 // Hears reports whether this replica hears itself: whether all that was
@@ -236,6 +241,9 @@ func (s *Store) Hears() bool { return s.Ear() != 0 }
 // is kept: it takes no ends either, or is not the primary that has them. What it
 // says of that session is not to be believed.
 func (s *Store) Lame(sids ...[16]byte) bool {
+	if !s.known.Load().lame {
+		return false
+	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	for _, sh := range s.shards {
@@ -254,23 +262,8 @@ func (s *Store) Lame(sids ...[16]byte) bool {
 	return false
 }
 
-// Ear names the subscription by which this replica hears itself; 0 if it
-// doesn't. As long as the name stays, nothing published has been missed but
-// what is under way for up to a second.
-func (s *Store) Ear() uint64 {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	now := time.Now()
-	if len(s.shards) == 0 || now.Sub(s.notBeforeAt) >= deafAfter {
-		return 0
-	}
-	for _, sh := range s.shards {
-		if sh.heard.IsZero() || now.Sub(sh.heard) >= deafAfter {
-			return 0
-		}
-	}
-	return s.ear
-}
+// Ear is [Glance.Ear] of now.
+func (s *Store) Ear() uint64 { return s.Glance().Ear() }
 
 // slots is how many slots a Cluster has.
 const slots = 16384

@@ -33,6 +33,7 @@ import (
 	"fmt"
 	"log/slog"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -56,7 +57,10 @@ type Store struct {
 	latency      *prometheus.HistogramVec
 	unreplicated *prometheus.CounterVec
 
-	mu    sync.Mutex // guards what follows
+	known  atomic.Pointer[known] // of what mu guards
+	series sync.Map              // by operation and result: latency's observers
+
+	mu    sync.Mutex // guards what follows; publish tells of changes
 	beats uint64     // counts beats
 	sent  map[uint64]sentBeat
 	// shards are Redis's primaries with the slots that they have; without a
@@ -116,6 +120,7 @@ func New(opts Options) *Store {
 	if s.cluster == nil {
 		s.shards = []*shard{{key: s.prefix + "beat:" + s.replica}}
 	}
+	s.publish()
 	if opts.Metrics != nil {
 		opts.Metrics.MustRegister(s.latency, s.unreplicated)
 	}
@@ -139,8 +144,19 @@ func (s *Store) measure(ctx context.Context, operation string, call func(context
 		result = "error"
 		err = fmt.Errorf("store: %s: %w", operation, err)
 	}
-	s.latency.WithLabelValues(operation, result).Observe(time.Since(start).Seconds())
+	s.observer(operation, result).Observe(time.Since(start).Seconds())
 	return err
+}
+
+// observer is latency's for an operation and its result, looked up once.
+func (s *Store) observer(operation, result string) prometheus.Observer {
+	key := [2]string{operation, result}
+	if o, ok := s.series.Load(key); ok {
+		return o.(prometheus.Observer)
+	}
+	o := s.latency.WithLabelValues(operation, result)
+	s.series.Store(key, o)
+	return o
 }
 
 // Begin writes a new session's record, which must not exist.
