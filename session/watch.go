@@ -19,7 +19,8 @@ type Watch struct {
 	cancel context.CancelCauseFunc
 
 	// Guarded by the shard's mutex.
-	users  int
+	users  int           // 0: it is kept for the next one, up to the next sweep
+	asking bool          // an answer of Redis's is on its way
 	until  time.Time     // the absolute end, out of the box; zero: not known
 	swept  bool          // it has lived through a sweep
 	asked  time.Time     // before the header was read; zero: it wasn't
@@ -49,10 +50,13 @@ func (k *Keeper) Watch(app *App, sid SID) *Watch {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	w := s.bySID[sid]
-	if w == nil {
+	switch {
+	case w == nil || w.users == 0 && (w.asking || w.app != app):
 		w = &Watch{app: app, sid: sid, shard: s}
 		w.ctx, w.cancel = context.WithCancelCause(context.Background())
 		s.bySID[sid] = w
+	case w.users == 0: // a page's requests come one after another
+		w.until, w.swept, w.asked, w.header, w.wanted = time.Time{}, false, time.Time{}, nil, time.Time{}
 	}
 	w.users++
 	return w
@@ -65,9 +69,7 @@ func (w *Watch) Stop() {
 	}
 	w.shard.mu.Lock()
 	defer w.shard.mu.Unlock()
-	if w.users--; w.users == 0 && w.shard.bySID[w.sid] == w {
-		delete(w.shard.bySID, w.sid)
-	}
+	w.users--
 }
 
 // Until notes when the session, which has been opened, ends at the latest.
@@ -163,10 +165,15 @@ func (k *Keeper) sweepOnce(ctx context.Context) {
 		s := &k.watches[i]
 		s.mu.Lock()
 		for _, w := range s.bySID {
+			if w.users == 0 {
+				delete(s.bySID, w.sid)
+				continue
+			}
 			switch why := k.timeIsUp(w, now, k.store.LastNotBefore(appID(w.app.Name))); {
 			case why == nil:
 			case why == errIdle:
 				ask = append(ask, w) // it may have been used at another replica
+				w.asking = true
 				continue
 			default:
 				delete(s.bySID, w.sid)
@@ -177,6 +184,7 @@ func (k *Keeper) sweepOnce(ctx context.Context) {
 			// the others were opened by may be what has been missed since.
 			if w.header == nil && w.swept || w.header != nil && time.Since(w.asked) >= min(hearing, askInterval) {
 				ask = append(ask, w)
+				w.asking = true
 			}
 			w.swept = true
 		}
@@ -229,6 +237,7 @@ func (k *Keeper) askAbout(ctx context.Context, ask []*Watch) {
 	now := k.time()
 	for _, w := range ask {
 		w.shard.mu.Lock()
+		w.asking = false
 		why := k.answered(w, found, err, asked, now)
 		if why != nil && w.shard.bySID[w.sid] == w {
 			delete(w.shard.bySID, w.sid)
