@@ -155,7 +155,7 @@ func (g *Gateway) ServeHTTP(rw http.ResponseWriter, r *http.Request) {
 	} else {
 		w.parent = proxy.Traceparent(r.Header)
 	}
-	w.trace = proxy.TraceID(w.parent)
+	w.trace = w.parent[len("00-"):][:32]
 	defer g.finish(w, r)
 	if err := g.serve(w, r); err != nil {
 		g.fail(w, r, err)

@@ -1,8 +1,9 @@
 package proxy
 
 import (
-	"crypto/rand"
+	"encoding/binary"
 	"encoding/hex"
+	"math/rand/v2"
 	"net/http"
 	"net/netip"
 	"strings"
@@ -89,8 +90,12 @@ func Traceparent(h http.Header) string {
 	if v := h["Traceparent"]; len(v) == 1 && validTraceparent(v[0]) {
 		return v[0]
 	}
+	// An id is no secret: it has to be unlike others, and not hard to guess. The
+	// runtime's ChaCha8 is seeded by the system.
 	var id [24]byte
-	rand.Read(id[:])
+	for i := 0; i < len(id); i += 8 {
+		binary.NativeEndian.PutUint64(id[i:], rand.Uint64())
+	}
 	var b [55]byte
 	copy(b[:], "00-")
 	hex.Encode(b[3:35], id[:16])

@@ -12,14 +12,18 @@ type outgoing struct {
 	fields http.Header
 }
 
-func (o *outgoing) add(name, value string) {
+func (o *outgoing) add(name, value string) { o.addTwo(name, "", value) }
+
+// addTwo adds a field whose value comes in two parts.
+func (o *outgoing) addTwo(name, first, second string) {
 	if o.fields != nil {
-		o.fields[name] = append(o.fields[name], value)
+		o.fields[name] = append(o.fields[name], first+second)
 		return
 	}
 	o.lines = append(o.lines, name...)
 	o.lines = append(o.lines, ": "...)
-	o.lines = append(o.lines, value...)
+	o.lines = append(o.lines, first...)
+	o.lines = append(o.lines, second...)
 	o.lines = append(o.lines, "\r\n"...)
 }
 
@@ -80,7 +84,7 @@ func (x *exchange) header(out *outgoing) {
 		}
 	}
 	if b := string(x.call.Bearer); b != "" && validValue(b) {
-		out.add("Authorization", "Bearer "+b)
+		out.addTwo("Authorization", "Bearer ", b)
 	}
 	if v := forwardedFor(in, x.proxy.cfg.TrustedProxies); v != "" {
 		out.add("X-Forwarded-For", v)
