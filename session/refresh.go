@@ -28,7 +28,7 @@ func freshFor(app *App, v *view, need Need, now time.Time) freshness {
 	if !need.Token {
 		return tokenFresh
 	}
-	t := v.Tokens
+	t := &v.Tokens
 	if app.Revalidate > 0 {
 		switch age := now.Sub(t.IssuedAt); {
 		case age >= app.Revalidate+app.Revalidate/5 && (t.Refresh != "" || v.splitKey):
