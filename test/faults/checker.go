@@ -410,39 +410,21 @@ func (j *judge) honest() {
 }
 
 // inDoubt reports whether a refusal is one of a session's whose last refresh
-// nobody knows the outcome of: its token was presented during a fault, and no
-// commit has been written down since.
+// nobody knows the outcome of: it may have been under way, or its latch set,
+// during a fault, and no commit has been written down since.
 func (j *judge) inDoubt(o *Op) bool {
 	s := j.sessions[o.Session]
 	if s == nil || !j.allow.Unknown || o.Code != "provider_unavailable" {
 		return false
 	}
-	var last time.Duration
-	for _, at := range j.asked[s.Family] {
-		if at < o.End {
-			last = at
+	var commit time.Duration
+	for _, l := range j.lines[s.SID] {
+		if (l.Message == sayAdvanced || l.Message == sayInPlace) && l.At < o.Start {
+			commit = max(commit, l.At)
 		}
 	}
-	if last == 0 || !j.h.within(last, last, j.allow.Recovery) {
-		// A replica that dies between latch and sending leaves no presentation.
-		for _, w := range j.h.Windows {
-			if w.From < o.Start {
-				last = w.From
-				break
-			}
-		}
-		for _, l := range j.lines[s.SID] {
-			if (l.Message == sayAdvanced || l.Message == sayInPlace) && l.At < o.Start {
-				last = max(last, l.At)
-			}
-		}
-		return last != 0 && o.Start < last+doubt && j.h.within(last, o.Start, j.allow.Recovery)
-	}
-	if o.Start > last+doubt {
-		return false
-	}
-	return !slices.ContainsFunc(j.lines[s.SID], func(l *Line) bool {
-		return (l.Message == sayAdvanced || l.Message == sayInPlace) && l.At >= last && l.At < o.Start
+	return slices.ContainsFunc(j.h.Windows, func(w Window) bool {
+		return w.From < o.Start && o.Start < w.To+doubt && commit <= w.To+j.allow.Recovery
 	})
 }
 
