@@ -291,7 +291,11 @@ func (l *loader) redisTLS(o *object) *tls.Config {
 		}
 		return nil
 	}
-	// Without a ServerName, each host has to show a certificate for its own.
+	return l.clientTLS(ca, cert, key) // without a ServerName, each host has to show a certificate for its own
+}
+
+// clientTLS reads whose certificates are accepted, and what certificate is shown.
+func (l *loader) clientTLS(ca, cert, key value) *tls.Config {
 	c := &tls.Config{MinVersion: tls.VersionTLS12}
 	if file := ca.filePath(); file != "" {
 		pem, err := l.read(file, 1<<20)

@@ -2,7 +2,6 @@ package config
 
 import (
 	"crypto/tls"
-	"crypto/x509"
 	"fmt"
 	"net/url"
 	"slices"
@@ -78,20 +77,7 @@ func (l *loader) upstreamTLS(v value) (c *tls.Config, named string) {
 	if !v.set() {
 		return nil, ""
 	}
-	c = &tls.Config{MinVersion: tls.VersionTLS12}
-	if file := ca.filePath(); file != "" {
-		pem, err := l.read(file, 1<<20)
-		c.RootCAs = x509.NewCertPool()
-		switch {
-		case err != nil:
-			ca.problem("%v", err)
-		case !c.RootCAs.AppendCertsFromPEM(pem):
-			ca.problem("holds no certificate in PEM")
-		}
-	}
-	if pair := keyPair(cert, key); pair != nil {
-		c.Certificates = []tls.Certificate{*pair}
-	}
+	c = l.clientTLS(ca, cert, key)
 	if s := server.string(""); s != "" {
 		if c.ServerName = s; !validHost(s) {
 			server.problem("must be a host name in lower case, or an address")
