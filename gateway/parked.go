@@ -25,8 +25,9 @@ const (
 	// maxLoginText is the longest such cookie: a browser takes 4096 bytes, name
 	// and attributes included.
 	maxLoginText = 3800
-	// loginSkew is how far ahead another replica's clock may be.
-	loginSkew = time.Minute
+	// loginSkew is how far ahead another replica's clock may be: what it says was
+	// sealed by one of us, so little is gained by being strict.
+	loginSkew = loginLife
 )
 
 // pending is a login that is under way.

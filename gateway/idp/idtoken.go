@@ -15,6 +15,9 @@ import (
 const (
 	// skew is how far the provider's clock and ours may be apart.
 	skew = time.Minute
+	// ahead is how far the provider's may be ahead of ours where a time lies in the
+	// past by its nature: nobody gains by such a time but who signs it.
+	ahead = 2 * time.Minute
 	// maxIDTokenAge is how long ago an ID token that comes with a code may
 	// have been issued: at a code's exchange it is new.
 	maxIDTokenAge = time.Hour
@@ -96,17 +99,17 @@ func (p *Provider) verifyIDToken(ctx context.Context, raw IDToken, want idTokenW
 	if !ok || iat.IsZero() {
 		return reject("iat is missing or no date")
 	}
-	if iat.After(now.Add(skew)) {
+	if iat.After(now.Add(ahead)) {
 		return reject("it was issued in the future: compare the clocks")
 	}
 	if want.login && now.Sub(iat) > maxIDTokenAge {
 		return reject("it was issued long ago")
 	}
-	if nbf, ok := o.date("nbf"); !ok || nbf.After(now.Add(skew)) {
+	if nbf, ok := o.date("nbf"); !ok || nbf.After(now.Add(ahead)) {
 		return reject("it is not valid yet")
 	}
 	authTime, ok := o.date("auth_time")
-	if !ok || authTime.After(now.Add(skew)) {
+	if !ok || authTime.After(now.Add(ahead)) {
 		return reject("auth_time is no date in the past")
 	}
 	if age, set, _ := configuredMaxAge(p.cfg.AuthorizationParams); set && want.login && !want.password {

@@ -64,6 +64,7 @@ type Options struct {
 func (s *Store) connect(o Options) {
 	const (
 		poolSize   = 64
+		idleConns  = 32 // of them, once a burst is over
 		firstPause = 5 * time.Millisecond
 		lastPause  = 50 * time.Millisecond
 	)
@@ -95,6 +96,7 @@ func (s *Store) connect(o Options) {
 			ContextTimeoutEnabled:    true,
 			PoolTimeout:              s.timeout,
 			PoolSize:                 poolSize,
+			MaxIdleConns:             idleConns,
 			PipelinePoolSize:         -1, // one pool: pipelines are rare
 			DisableIdentity:          true,
 			MaintNotificationsConfig: off,
@@ -122,6 +124,7 @@ func (s *Store) connect(o Options) {
 		// A pool that waits as long as a call may take adds no wait of its own.
 		PoolTimeout:              s.timeout,
 		PoolSize:                 poolSize,
+		MaxIdleConns:             idleConns,
 		PipelinePoolSize:         -1, // one pool: pipelines are rare
 		DisableIdentity:          true,
 		MaintNotificationsConfig: off,

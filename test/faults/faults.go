@@ -120,6 +120,9 @@ type Allowance struct {
 	// Cut allows answers that break off and connections that are reset, within
 	// windows.
 	Cut bool
+	// Forgets says that Redis may forget, within the row, that a token is on its
+	// way: it is presented again, and nothing says so. No figure but that.
+	Forgets bool
 	// Revived is how many ended sessions may be accepted again (a Redis that forgot).
 	Revived int
 	// Known is how long after its acknowledgement an end may still be unknown to

@@ -73,6 +73,9 @@ func (r *Result) Figure(name string, value float64) {
 	r.Figures[name] = value
 }
 
+// figure counts one up.
+func (r *Result) figure(name string) { r.Figure(name, r.Figures[name]+1) }
+
 func total(of map[string]int) int {
 	n := 0
 	for _, v := range of {

@@ -17,7 +17,7 @@ var splitRows = []Row{
 		Allowance{Cut: true, Recovery: 12 * time.Second, Outside: 5}),
 	// What the old primary took meanwhile is lost. Redis's own documents say so.
 	splitRow("F5a", "the same without min-replicas-to-write: documented as unsafe", nil,
-		Allowance{Cut: true, Recovery: 12 * time.Second, Outside: 20, Known: 15 * time.Second, Unknown: true, Unaudited: true,
+		Allowance{Cut: true, Recovery: 12 * time.Second, Outside: 20, Known: 15 * time.Second, Unknown: true, Unaudited: true, Forgets: true,
 			Lost: map[string]int{"store_lost": 1000, "no_session": 1000, "refresh_rejected": 1000}, Revived: 1000}),
 }
 
