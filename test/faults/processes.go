@@ -28,8 +28,9 @@ var processRows = []Row{
 			w.Boot(at)
 		},
 		// A grant that was at the provider when its replica died: nobody has the
-		// answer.
+		// answer. The one that presents it once more may be killed, too.
 		Allow: Allowance{Unknown: true, Cut: true},
+		Calm:  2 * time.Minute,
 	},
 	{
 		ID: "F2", Name: "a rolling deploy (SIGTERM, one replica after the other)",
