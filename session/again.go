@@ -48,6 +48,11 @@ const (
 	againWorkers = 16
 )
 
+// refreshHeld is how long no refresh begins after Redis was found to be another:
+// a record may have gone back to a token that is spent. Every replica has found it
+// by then, and run its writes again.
+const refreshHeld = 1500 * time.Millisecond
+
 // againAfter is when everything is run again, counted from when Redis was found
 // to be another: at once, and for what the old one acknowledged meanwhile.
 var againAfter = [...]time.Duration{0, 2 * time.Second, 10 * time.Second}
@@ -138,6 +143,9 @@ func (k *Keeper) repeat(ctx context.Context) {
 		}
 		if e := k.store.Epoch(); e != epoch {
 			epoch, found, round = e, time.Now(), 0
+		}
+		if time.Since(found) >= refreshHeld {
+			k.whole.Store(epoch)
 		}
 		if round == len(againAfter) && len(open) == 0 {
 			k.settled.Store(epoch)

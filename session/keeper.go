@@ -53,6 +53,7 @@ type Keeper struct {
 	watches *watches
 	journal *journal
 	pulse   pulse
+	whole   atomic.Uint64 // the epoch in which what is on record can be refreshed
 	settled atomic.Uint64 // the epoch in which all has been run again
 
 	mu      sync.Mutex // guards flights, quiet and calls

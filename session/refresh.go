@@ -159,9 +159,14 @@ func (k *Keeper) wake(sid SID) {
 	}
 }
 
+var errNotWhole = errors.New("redis has just been replaced: what it has may be old")
+
 // fly takes the lease, asks the provider and commits. It returns nil, nil if
 // the session has to be judged again.
 func (k *Keeper) fly(ctx context.Context, app *App, v *view, stays func() bool, wake <-chan struct{}) (*view, error) {
+	if k.store.Epoch() != k.whole.Load() {
+		return nil, &UnavailableError{RetryAfter: storeRetryAfter, Err: errNotWhole}
+	}
 	attempt := newAttempt()
 	answer, err := k.store.Claim(ctx, v.SID, v.version, attempt, leaseTTL)
 	if err != nil {

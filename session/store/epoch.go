@@ -31,8 +31,14 @@ func (s *Store) Epoch() uint64 {
 func (s *Store) connected(ctx context.Context, cn *redis.Conn) error {
 	info, err := cn.Info(ctx, "replication").Result()
 	if _, replied := errors.AsType[redis.Error](err); replied {
-		// Not allowed to ask: it may be anybody.
-		s.history("")
+		// Not allowed to ask. It may be anybody; but who took each connection for
+		// another Redis would never come to refresh anything.
+		s.blind.Do(func() {
+			if s.log == nil {
+				return
+			}
+			s.log.Warn("redis: the account may not ask INFO: what a failover or a restart loses is not written again", "error", err.Error())
+		})
 		return nil
 	}
 	if err != nil {
@@ -52,12 +58,11 @@ func (s *Store) connected(ctx context.Context, cn *redis.Conn) error {
 // most.
 const maxHistories = 1000
 
-// history notes that a primary of this history is in use; empty: of an unknown
-// one.
+// history notes that a primary of this history is in use.
 func (s *Store) history(id string) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if id == "" || !s.histories[id] && len(s.histories) > 0 {
+	if !s.histories[id] && len(s.histories) > 0 {
 		s.epoch++
 	}
 	if len(s.histories) >= maxHistories {

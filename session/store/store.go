@@ -52,6 +52,7 @@ type Store struct {
 	wait      int // replicas to wait for
 	offset    func() time.Duration
 	log       *slog.Logger // or nil
+	blind     sync.Once    // tells that INFO may not be asked
 	replica   string       // names this process's beats
 
 	latency      *prometheus.HistogramVec
