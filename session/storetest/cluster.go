@@ -244,6 +244,10 @@ func (c *Shards) MigrateSlots(ctx context.Context, from, to *Node, move ...int) 
 		ids[n] = id
 	}
 	for _, slot := range move {
+		// A node that has only just come back may not know yet what it has.
+		if err := eventually(ctx, func() error { return c.agree(ctx, slot, from) }); err != nil {
+			return err
+		}
 		if err := to.Do(ctx, "cluster", "setslot", slot, "importing", ids[from]).Err(); err != nil {
 			return err
 		}
