@@ -162,6 +162,9 @@ func (k *Keeper) repeat(ctx context.Context) {
 	}
 }
 
+// isWhole reports whether what Redis has on record can be refreshed.
+func (k *Keeper) isWhole() bool { return k.store.Epoch() == k.whole.Load() }
+
 // mayReturn reports whether what Redis doesn't have may yet be run again, by
 // this replica or another.
 func (k *Keeper) mayReturn() bool { return k.store.Epoch() != k.settled.Load() }

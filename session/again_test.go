@@ -129,6 +129,26 @@ func TestRefreshWaitsForWhatRedisForgot(t *testing.T) {
 	w.provider.wantNoReuse(t)
 }
 
+// Redis may go back between the judgement and the latch, too.
+func TestLatchOfARedisThatWentBackSendsNothing(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	k := w.replica()
+	ticket := w.begin(k)
+	latched := false
+	w.app.Refresh = func(_ context.Context, _ *session.Session, sending func() error) session.Refreshed {
+		w.snapshot() // with the lease
+		w.redis.Restart()
+		err := sending()
+		latched = err == nil
+		return session.Refreshed{Outcome: session.OutcomeNotSent, Err: err}
+	}
+	w.pass(tokenLife)
+	if u := w.wantUnavailable(k, ticket, page); latched || u.Provider {
+		t.Errorf("latched: %v, told: %v", latched, u)
+	}
+}
+
 // A ticket whose session Redis doesn't know is not turned away while replicas may
 // be running again what it forgot: the page would go to the login for nothing.
 func TestForgottenLoginIsNotTurnedAway(t *testing.T) {

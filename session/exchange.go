@@ -63,6 +63,10 @@ func (e *exchange) present(ctx context.Context) (*view, error) {
 			latch = k.unavailable(ctx, err)
 		} else if answer.Result != store.OK {
 			latch = errNotOurs
+		} else if !k.isWhole() {
+			// Redis was replaced after the session was judged: the record, and this
+			// latch in it, may be of before a commit.
+			latch = &UnavailableError{RetryAfter: storeRetryAfter, Err: errNotWhole}
 		}
 		if latch == nil {
 			latched = k.now()

@@ -164,7 +164,7 @@ var errNotWhole = errors.New("redis has just been replaced: what it has may be o
 // fly takes the lease, asks the provider and commits. It returns nil, nil if
 // the session has to be judged again.
 func (k *Keeper) fly(ctx context.Context, app *App, v *view, stays func() bool, wake <-chan struct{}) (*view, error) {
-	if k.store.Epoch() != k.whole.Load() {
+	if !k.isWhole() {
 		return nil, &UnavailableError{RetryAfter: storeRetryAfter, Err: errNotWhole}
 	}
 	attempt := newAttempt()
