@@ -14,7 +14,7 @@ import (
 func TestSmoke(t *testing.T) {
 	opts := options{
 		Rounds: 1, Duration: 200 * time.Millisecond, Warmup: 400 * time.Millisecond, Sessions: []int{10, 1000}, Sockets: 20, Own: true,
-		Only: regexp.MustCompile("^(headline|token|rate|h2|sessions|memory)$"), Log: t.Logf,
+		Only: regexp.MustCompile("^(headline|observed|token|rate|h2|sessions|memory)$"), Log: t.Logf,
 	}
 	r, err := measure(t.Context(), opts)
 	if err != nil {

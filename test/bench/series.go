@@ -4,7 +4,6 @@ import (
 	"context"
 	"fmt"
 	"io"
-	"net"
 	"net/http"
 	"regexp"
 	"strconv"
@@ -35,7 +34,7 @@ func (w *world) contenders(ctx context.Context) (cs contenders, err error) {
 	step(&cs.uncached, func() (*contender, error) {
 		return w.cloakroom(ctx, "uncached", func(_, app map[string]any) { app["session"].(map[string]any)["cache_ttl"] = "0s" })
 	})
-	step(&cs.observed, func() (*contender, error) { return w.observed(ctx) })
+	step(&cs.observed, func() (*contender, error) { return w.observed(ctx, "observed", everything) })
 	if err != nil {
 		return cs, err
 	}
@@ -58,42 +57,6 @@ func (w *world) contenders(ctx context.Context) (cs contenders, err error) {
 		return c, err
 	})
 	return cs, err
-}
-
-// observed is contender (f): a line for each request, metrics that are fetched each
-// second, and spans, of a tenth of the requests, to a collector that drops them.
-func (w *world) observed(ctx context.Context) (*contender, error) {
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		return nil, err
-	}
-	collector := &http.Server{Handler: http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) { _, _ = io.Copy(io.Discard, r.Body) })}
-	go func() { _ = collector.Serve(l) }()
-	done := make(chan struct{})
-	w.closers = append(w.closers, func() {
-		close(done)
-		_ = collector.Close()
-	})
-	c, err := w.cloakroom(ctx, "observed", func(config, _ map[string]any) {
-		config["log"] = map[string]any{"access": true}
-		config["tracing"] = map[string]any{"otlp_endpoint": "http://" + l.Addr().String()}
-	})
-	if err != nil {
-		return nil, err
-	}
-	go func() {
-		every := time.NewTicker(time.Second)
-		defer every.Stop()
-		for {
-			select {
-			case <-done:
-				return
-			case <-every.C:
-				_, _ = c.gauges()
-			}
-		}
-	}()
-	return c, nil
 }
 
 // body is a file with what c answers.
@@ -170,6 +133,15 @@ func measure(ctx context.Context, opts options) (*results, error) {
 
 	add("headline", opts.Rounds, func(add adder) error {
 		add("64", 64, 0, cs.nginx, cs.bare, cs.naive, cs.cached, cs.uncached, cs.observed, cs.apache)
+		return nil
+	})
+	add("observed", few+2, func(add adder) error {
+		apart, stop, err := w.apart(ctx)
+		defer stop()
+		if err != nil {
+			return err
+		}
+		add("64", 64, 0, append([]*contender{cs.cached, cs.observed}, apart...)...)
 		return nil
 	})
 	add("token", opts.Rounds, func(add adder) error {
