@@ -7,6 +7,8 @@ import (
 	"slices"
 	"strings"
 	"time"
+
+	"github.com/cloakroom/cloakroom/gateway/strictjson"
 )
 
 // typAccess is the header's typ of an access token (RFC 9068 section 2.1).
@@ -68,7 +70,7 @@ func (p *Provider) verifyAccessToken(ctx context.Context, raw AccessToken, forUs
 		return AccessTokenClaims{}, err
 	}
 	o := t.claims
-	if iss, ok := o.str("iss"); !ok || iss != p.cfg.Issuer {
+	if iss, ok := o.String("iss"); !ok || iss != p.cfg.Issuer {
 		return reject("iss is another")
 	}
 	aud, ok := audience(o)
@@ -79,10 +81,10 @@ func (p *Provider) verifyAccessToken(ctx context.Context, raw AccessToken, forUs
 		return reject(reason)
 	}
 	c := AccessTokenClaims{Issuer: p.cfg.Issuer, Claims: t.raw}
-	if c.Subject, ok = o.str("sub"); !ok || !goodIdentifier(c.Subject, maxSubject) {
+	if c.Subject, ok = o.String("sub"); !ok || !goodIdentifier(c.Subject, maxSubject) {
 		return reject("sub is missing or not acceptable")
 	}
-	if c.SessionID, ok = o.str("sid"); !ok || c.SessionID != "" && !goodIdentifier(c.SessionID, maxSessionID) {
+	if c.SessionID, ok = o.String("sid"); !ok || c.SessionID != "" && !goodIdentifier(c.SessionID, maxSessionID) {
 		return reject("sid is not acceptable")
 	}
 	if c.ClientID, ok = firstStr(o, "client_id", "azp"); !ok {
@@ -93,13 +95,13 @@ func (p *Provider) verifyAccessToken(ctx context.Context, raw AccessToken, forUs
 	}
 
 	now := p.cfg.Now()
-	if c.IssuedAt, ok = o.date("iat"); !ok || c.IssuedAt.After(now.Add(skew)) {
+	if c.IssuedAt, ok = o.NumericDate("iat"); !ok || c.IssuedAt.After(now.Add(skew)) {
 		return reject("iat is no date in the past")
 	}
-	if nbf, ok := o.date("nbf"); !ok || nbf.After(now.Add(skew)) {
+	if nbf, ok := o.NumericDate("nbf"); !ok || nbf.After(now.Add(skew)) {
 		return reject("it is not valid yet")
 	}
-	if c.ExpiresAt, ok = o.date("exp"); !ok || c.ExpiresAt.IsZero() {
+	if c.ExpiresAt, ok = o.NumericDate("exp"); !ok || c.ExpiresAt.IsZero() {
 		return reject("exp is missing or no date")
 	}
 	// Last: a token that is wrong besides must not be told to come back fresh.
@@ -113,31 +115,31 @@ func (p *Provider) verifyAccessToken(ctx context.Context, raw AccessToken, forUs
 // token, or "".
 func (p *Provider) checkIsAccess(t signed, aud []string) string {
 	o := t.claims
-	if o.has("cnf") {
+	if o.Has("cnf") {
 		return "it is bound to a key"
 	}
-	if o.has("events") {
+	if o.Has("events") {
 		return "it is a logout token"
 	}
 	if t.typ == typAccess {
 		return ""
 	}
 	for _, name := range []string{"nonce", "at_hash", "c_hash", "s_hash"} {
-		if o.has(name) {
+		if o.Has(name) {
 			return "it is an ID token"
 		}
 	}
 	// Keycloak's word for what a token is for, and Cognito's.
-	if typ, ok := o.str("typ"); !ok || typ != "" && !strings.EqualFold(typ, "Bearer") {
+	if typ, ok := o.String("typ"); !ok || typ != "" && !strings.EqualFold(typ, "Bearer") {
 		return "its typ claim is another kind of token's"
 	}
-	if use, ok := o.str("token_use"); !ok || use != "" && use != "access" {
+	if use, ok := o.String("token_use"); !ok || use != "" && use != "access" {
 		return "its token_use is another kind of token's"
 	}
 	if slices.Contains(aud, p.cfg.ClientID) {
 		return "without typ at+jwt, and for this client: an ID token"
 	}
-	if !o.has("scope") && !o.has("scp") && !o.has("client_id") {
+	if !o.Has("scope") && !o.Has("scp") && !o.Has("client_id") {
 		return "nothing says that it is an access token"
 	}
 	return ""
@@ -145,15 +147,15 @@ func (p *Provider) checkIsAccess(t signed, aud []string) string {
 
 // scope returns a token's scope: a string (RFC 8693 section 4.2), or a list, as
 // some providers have it.
-func scope(o object) (string, bool) {
+func scope(o strictjson.Object) (string, bool) {
 	for _, name := range []string{"scope", "scp"} {
-		if !o.has(name) {
+		if !o.Has(name) {
 			continue
 		}
-		if s, ok := o.str(name); ok {
+		if s, ok := o.String(name); ok {
 			return s, true
 		}
-		list, ok := o.strs(name)
+		list, ok := o.Strings(name)
 		return strings.Join(list, " "), ok
 	}
 	return "", true
@@ -161,9 +163,9 @@ func scope(o object) (string, bool) {
 
 // firstStr returns the first of some claims that is there; ok is false if any of
 // them is not a string.
-func firstStr(o object, names ...string) (first string, ok bool) {
+func firstStr(o strictjson.Object, names ...string) (first string, ok bool) {
 	for _, name := range names {
-		s, ok := o.str(name)
+		s, ok := o.String(name)
 		if !ok {
 			return "", false
 		}

@@ -6,6 +6,8 @@ import (
 	"net/url"
 	"slices"
 	"strings"
+
+	"github.com/cloakroom/cloakroom/gateway/strictjson"
 )
 
 // metadata is what we use of the provider's discovery document (OpenID Connect
@@ -30,20 +32,20 @@ func (p *Provider) fetchMetadata(ctx context.Context) (*metadata, error) {
 	if err != nil {
 		return nil, err
 	}
-	if !isJSON(a.header) {
+	if !a.isJSON() {
 		return nil, fmt.Errorf("%s: %w: the answer is not application/json", opDiscovery, ErrRejected)
 	}
 	return p.parseMetadata(a.body)
 }
 
 func (p *Provider) parseMetadata(body []byte) (*metadata, error) {
-	o, err := parseObject(body)
+	o, err := strictjson.Parse(body)
 	if err != nil {
 		return nil, fmt.Errorf("%s: %w: %v", opDiscovery, ErrUnavailable, err)
 	}
 	// Section 4.3: a document of another issuer is another provider's, whose
 	// endpoints would be given this one's codes and secret.
-	if issuer, ok := o.str("issuer"); !ok || issuer != p.cfg.Issuer {
+	if issuer, ok := o.String("issuer"); !ok || issuer != p.cfg.Issuer {
 		return nil, fmt.Errorf("%s: %w: the document names another issuer", opDiscovery, ErrRejected)
 	}
 	m := new(metadata)
@@ -59,7 +61,7 @@ func (p *Provider) parseMetadata(body []byte) (*metadata, error) {
 		{"revocation_endpoint", &m.revocation, false},
 		{"end_session_endpoint", &m.endSession, false},
 	} {
-		raw, ok := o.str(e.name)
+		raw, ok := o.String(e.name)
 		if !ok || raw == "" && e.required {
 			return nil, fmt.Errorf("%s: %w: %s is missing", opDiscovery, ErrRejected, e.name)
 		}
@@ -82,8 +84,8 @@ func (p *Provider) parseMetadata(body []byte) (*metadata, error) {
 	}
 	const algs = "id_token_signing_alg_values_supported"
 	m.algorithms = acceptable
-	if o.has(algs) {
-		named, ok := o.strs(algs)
+	if o.Has(algs) {
+		named, ok := o.Strings(algs)
 		if !ok {
 			return nil, fmt.Errorf("%s: %w: %s is not a list of strings", opDiscovery, ErrRejected, algs)
 		}

@@ -8,6 +8,8 @@ import (
 	"net/url"
 	"strings"
 	"time"
+
+	"github.com/cloakroom/cloakroom/gateway/strictjson"
 )
 
 const (
@@ -63,7 +65,7 @@ func (p *Provider) complete(ctx context.Context, op operation, a answer, identif
 	}
 	g, err := p.parseGrant(a.body)
 	switch {
-	case errors.Is(err, errNotObject):
+	case errors.Is(err, strictjson.ErrNotObject):
 		err = fmt.Errorf("%s: %w: %v", op, ErrUnavailable, err)
 	case err != nil:
 		err = fmt.Errorf("%s: %w: %v", op, ErrRejected, err)
@@ -84,7 +86,7 @@ func (p *Provider) identify(ctx context.Context, op operation, m *metadata, g *G
 	if err != nil {
 		return fmt.Errorf("%s: %w", op, err)
 	}
-	var info object
+	var info strictjson.Object
 	if p.cfg.UserInfo {
 		if info, err = p.userInfo(ctx, m.userInfo, g.Access, id.subject); err != nil {
 			return err
@@ -93,7 +95,7 @@ func (p *Provider) identify(ctx context.Context, op operation, m *metadata, g *G
 	return p.fillIn(g, id, info)
 }
 
-func (p *Provider) fillIn(g *Grant, id idToken, info object) (err error) {
+func (p *Provider) fillIn(g *Grant, id idToken, info strictjson.Object) (err error) {
 	g.Issuer, g.Subject, g.SessionID, g.AuthTime = p.cfg.Issuer, id.subject, id.sessionID, id.authTime
 	g.Claims, err = claimsJSON(id.claims, info)
 	return err
@@ -102,19 +104,19 @@ func (p *Provider) fillIn(g *Grant, id idToken, info object) (err error) {
 // userInfo asks the userinfo endpoint (OpenID Connect Core 1.0 section 5.3). The
 // sub there must be subject, the ID token's (section 5.3.2): an access token that
 // was swapped shows by that. Only where no ID token came is subject empty.
-func (p *Provider) userInfo(ctx context.Context, target string, access AccessToken, subject string) (object, error) {
+func (p *Provider) userInfo(ctx context.Context, target string, access AccessToken, subject string) (strictjson.Object, error) {
 	a, err := p.getJSON(ctx, opUserInfo, target, access, maxUserInfo)
 	if err != nil {
 		return nil, err
 	}
-	if !isJSON(a.header) {
+	if !a.isJSON() {
 		return nil, fmt.Errorf("%s: %w: the answer is not application/json", opUserInfo, ErrRejected)
 	}
-	o, err := parseObject(a.body)
+	o, err := strictjson.Parse(a.body)
 	if err != nil {
 		return nil, fmt.Errorf("%s: %w: %v", opUserInfo, ErrUnavailable, err)
 	}
-	sub, ok := o.str("sub")
+	sub, ok := o.String("sub")
 	if !ok || !goodIdentifier(sub, maxSubject) {
 		return nil, fmt.Errorf("%s: %w: sub is missing or not acceptable", opUserInfo, ErrRejected)
 	}
@@ -125,15 +127,15 @@ func (p *Provider) userInfo(ctx context.Context, target string, access AccessTok
 }
 
 // parseGrant reads a token endpoint's success (RFC 6749 section 5.1). The
-// error is errNotObject, or says which part is missing or of the wrong kind; what
+// error is strictjson.ErrNotObject, or says which part is missing or of the wrong kind; what
 // could be read of the tokens comes with it, to be handed back.
 func (p *Provider) parseGrant(body []byte) (Grant, error) {
-	o, err := parseObject(body)
+	o, err := strictjson.Parse(body)
 	if err != nil {
 		return Grant{}, err
 	}
 	token := func(name string, to *string) error {
-		s, ok := o.str(name)
+		s, ok := o.String(name)
 		if !ok || len(s) > maxToken || strings.ContainsFunc(s, func(r rune) bool { return r < ' ' || r > '~' }) {
 			return fmt.Errorf("%s is not acceptable", name)
 		}
@@ -159,18 +161,18 @@ func (p *Provider) parseGrant(body []byte) (Grant, error) {
 	}
 	g.ExpiresIn = p.tokenLife(o, string(g.Access))
 	// Two spellings in the wild; no standard names one.
-	g.RefreshExpiresIn = max(o.seconds("refresh_expires_in", maxRefreshLife), o.seconds("refresh_token_expires_in", maxRefreshLife))
+	g.RefreshExpiresIn = max(o.Seconds("refresh_expires_in", maxRefreshLife), o.Seconds("refresh_token_expires_in", maxRefreshLife))
 	return g, nil
 }
 
 // tokenLife is Grant.ExpiresIn. The access token is read only where the
 // provider doesn't tell: it is made for others.
-func (p *Provider) tokenLife(o object, access string) time.Duration {
-	if d := o.seconds("expires_in", maxTokenLife); d > 0 {
+func (p *Provider) tokenLife(o strictjson.Object, access string) time.Duration {
+	if d := o.Seconds("expires_in", maxTokenLife); d > 0 {
 		return d
 	}
 	if claims, err := jwtPayload(access); err == nil {
-		if exp, ok := claims.date("exp"); ok && !exp.IsZero() {
+		if exp, ok := claims.NumericDate("exp"); ok && !exp.IsZero() {
 			if d := exp.Sub(p.cfg.Now()); d > 0 {
 				return min(d, maxTokenLife)
 			}

@@ -7,6 +7,9 @@ import (
 	"fmt"
 	"net"
 	"net/http"
+	"strings"
+
+	"github.com/cloakroom/cloakroom/gateway/strictjson"
 )
 
 var (
@@ -109,4 +112,18 @@ func statusError(op operation, a answer) error {
 		return fmt.Errorf("%s: %w: status %d, error %s", op, kind, a.status, code)
 	}
 	return fmt.Errorf("%s: %w: status %d", op, kind, a.status)
+}
+
+// oauthError returns the error code of an OAuth error answer (RFC 6749 section
+// 5.2), "" if the answer is none. It is fit for a log line.
+func oauthError(body []byte) string {
+	o, err := strictjson.Parse(body)
+	if err != nil {
+		return ""
+	}
+	code, _ := o.String("error")
+	if len(code) > 64 || strings.Trim(code, "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_.-") != "" {
+		return "unprintable"
+	}
+	return code
 }

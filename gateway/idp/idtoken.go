@@ -10,6 +10,8 @@ import (
 	"slices"
 	"strings"
 	"time"
+
+	"github.com/cloakroom/cloakroom/gateway/strictjson"
 )
 
 const (
@@ -47,7 +49,7 @@ type idToken struct {
 	subject   string
 	sessionID string
 	authTime  time.Time
-	claims    object
+	claims    strictjson.Object
 }
 
 // errForeign marks an ID token, good in all else, of another subject.
@@ -65,37 +67,37 @@ func (p *Provider) verifyIDToken(ctx context.Context, raw IDToken, want idTokenW
 		return idToken{}, err
 	}
 	o := t.claims
-	if iss, ok := o.str("iss"); !ok || iss != p.cfg.Issuer {
+	if iss, ok := o.String("iss"); !ok || iss != p.cfg.Issuer {
 		return reject("iss is another")
 	}
 	if reason := p.checkAudience(o); reason != "" {
 		return reject(reason)
 	}
 	// What a logout token is known by (Back-Channel Logout 1.0 section 2.4).
-	if o.has("events") {
+	if o.Has("events") {
 		return reject("it is a logout token")
 	}
-	subject, ok := o.str("sub")
+	subject, ok := o.String("sub")
 	if !ok || !goodIdentifier(subject, maxSubject) {
 		return reject("sub is missing or not acceptable")
 	}
 	if want.subject != "" && subject != want.subject {
 		return idToken{}, errForeign
 	}
-	sid, ok := o.str("sid")
+	sid, ok := o.String("sid")
 	if !ok || sid != "" && !goodIdentifier(sid, maxSessionID) {
 		return reject("sid is not acceptable")
 	}
 
 	now := p.cfg.Now()
-	exp, ok := o.date("exp")
+	exp, ok := o.NumericDate("exp")
 	if !ok || exp.IsZero() {
 		return reject("exp is missing or no date")
 	}
 	if !now.Before(exp.Add(skew)) {
 		return reject("it has expired")
 	}
-	iat, ok := o.date("iat")
+	iat, ok := o.NumericDate("iat")
 	if !ok || iat.IsZero() {
 		return reject("iat is missing or no date")
 	}
@@ -105,10 +107,10 @@ func (p *Provider) verifyIDToken(ctx context.Context, raw IDToken, want idTokenW
 	if want.login && now.Sub(iat) > maxIDTokenAge {
 		return reject("it was issued long ago")
 	}
-	if nbf, ok := o.date("nbf"); !ok || nbf.After(now.Add(ahead)) {
+	if nbf, ok := o.NumericDate("nbf"); !ok || nbf.After(now.Add(ahead)) {
 		return reject("it is not valid yet")
 	}
-	authTime, ok := o.date("auth_time")
+	authTime, ok := o.NumericDate("auth_time")
 	if !ok || authTime.After(now.Add(ahead)) {
 		return reject("auth_time is no date in the past")
 	}
@@ -121,11 +123,11 @@ func (p *Provider) verifyIDToken(ctx context.Context, raw IDToken, want idTokenW
 	switch {
 	case want.password:
 		// It would be another login's.
-		if o.has("nonce") {
+		if o.Has("nonce") {
 			return reject("it has a nonce that nobody asked for")
 		}
 	case want.login:
-		nonce, ok := o.str("nonce")
+		nonce, ok := o.String("nonce")
 		if !ok || want.nonce == "" || subtle.ConstantTimeCompare([]byte(nonce), []byte(want.nonce)) != 1 {
 			return reject("nonce is missing or another")
 		}
@@ -141,13 +143,13 @@ func (p *Provider) verifyIDToken(ctx context.Context, raw IDToken, want idTokenW
 
 // checkAudience judges aud and azp as an ID token's (section 3.1.3.7): the token
 // is for this client. It returns what is wrong, or "".
-func (p *Provider) checkAudience(o object) string {
+func (p *Provider) checkAudience(o strictjson.Object) string {
 	aud, ok := audience(o)
 	if !ok || !slices.Contains(aud, p.cfg.ClientID) {
 		return "aud doesn't name this client"
 	}
-	azp, ok := o.str("azp")
-	if !ok || o.has("azp") && azp != p.cfg.ClientID {
+	azp, ok := o.String("azp")
+	if !ok || o.Has("azp") && azp != p.cfg.ClientID {
 		return "azp is another"
 	}
 	// An audience beside us is trusted only so far as the provider says that
@@ -166,9 +168,9 @@ func goodIdentifier(s string, limit int) bool {
 
 // hashMatches checks at_hash or c_hash if it is there (section 3.1.3.8): the
 // left half of the value's hash, with the signature's hash function.
-func hashMatches(o object, name, alg, value string) bool {
-	got, ok := o.str(name)
-	if !ok || o.has(name) && got == "" {
+func hashMatches(o strictjson.Object, name, alg, value string) bool {
+	got, ok := o.String(name)
+	if !ok || o.Has(name) && got == "" {
 		return false
 	}
 	if got == "" {
@@ -189,8 +191,8 @@ func hashMatches(o object, name, alg, value string) bool {
 
 // claimsJSON returns claims, and beside them those of more, as a JSON object
 // without what concerns the one token only.
-func claimsJSON(claims, more object) ([]byte, error) {
-	all := make(object, len(claims)+len(more))
+func claimsJSON(claims, more strictjson.Object) ([]byte, error) {
+	all := make(strictjson.Object, len(claims)+len(more))
 	for name, v := range more {
 		all[name] = v
 	}
@@ -210,19 +212,19 @@ func unverifiedSubject(raw IDToken) string {
 	if err != nil {
 		return ""
 	}
-	sub, _ := o.str("sub")
+	sub, _ := o.String("sub")
 	return sub
 }
 
 // jwtPayload reads a JWT's claims without checking anything.
-func jwtPayload(raw string) (object, error) {
+func jwtPayload(raw string) (strictjson.Object, error) {
 	parts := strings.Split(raw, ".")
 	if len(parts) != 3 || len(raw) > maxToken {
-		return nil, errNotObject
+		return nil, strictjson.ErrNotObject
 	}
 	b, err := base64.RawURLEncoding.DecodeString(parts[1])
 	if err != nil {
-		return nil, errNotObject
+		return nil, strictjson.ErrNotObject
 	}
-	return parseObject(b)
+	return strictjson.Parse(b)
 }

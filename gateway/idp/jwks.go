@@ -12,6 +12,8 @@ import (
 	"strings"
 
 	"github.com/MicahParks/jwkset"
+
+	"github.com/cloakroom/cloakroom/gateway/strictjson"
 )
 
 const (
@@ -59,7 +61,7 @@ func (p *Provider) fetchKeys(ctx context.Context) (*keySet, error) {
 // checking signatures, or weak, or broken are ignored; a set without any good
 // one is an error, so that the last good set stays.
 func parseKeys(body []byte) (set *keySet, ignored int, err error) {
-	o, err := parseObject(body)
+	o, err := strictjson.Parse(body)
 	if err != nil {
 		return nil, 0, fmt.Errorf("%s: %w: %v", opKeys, ErrUnavailable, err)
 	}
@@ -82,21 +84,21 @@ func parseKeys(body []byte) (set *keySet, ignored int, err error) {
 }
 
 func parseKey(raw []byte) (providerKey, bool) {
-	o, err := parseObject(raw)
+	o, err := strictjson.Parse(raw)
 	if err != nil {
 		return providerKey{}, false
 	}
-	if use, ok := o.str("use"); !ok || use != "" && use != "sig" {
+	if use, ok := o.String("use"); !ok || use != "" && use != "sig" {
 		return providerKey{}, false
 	}
-	if ops, ok := o.strs("key_ops"); !ok || o.has("key_ops") && !slices.Contains(ops, "verify") {
+	if ops, ok := o.Strings("key_ops"); !ok || o.Has("key_ops") && !slices.Contains(ops, "verify") {
 		return providerKey{}, false
 	}
-	alg, ok := o.str("alg")
+	alg, ok := o.String("alg")
 	if !ok {
 		return providerKey{}, false
 	}
-	id, ok := o.str("kid")
+	id, ok := o.String("kid")
 	if !ok {
 		return providerKey{}, false
 	}
@@ -104,12 +106,12 @@ func parseKey(raw []byte) (providerKey, bool) {
 	// trust by, and a private part that somebody published is not looked at.
 	m := jwkset.JWKMarshal{}
 	for name, to := range map[string]*string{"n": &m.N, "e": &m.E, "x": &m.X, "y": &m.Y} {
-		if *to, ok = o.str(name); !ok {
+		if *to, ok = o.String(name); !ok {
 			return providerKey{}, false
 		}
 	}
-	kty, _ := o.str("kty")
-	crv, _ := o.str("crv")
+	kty, _ := o.String("kty")
+	crv, _ := o.String("crv")
 	m.KTY, m.CRV = jwkset.KTY(kty), jwkset.CRV(crv)
 	if len(m.N) > maxRSABits/6+8 || len(m.E) > 16 {
 		return providerKey{}, false

@@ -4,6 +4,8 @@ import (
 	"context"
 	"fmt"
 	"time"
+
+	"github.com/cloakroom/cloakroom/gateway/strictjson"
 )
 
 const (
@@ -61,7 +63,7 @@ func (p *Provider) VerifyLogoutToken(ctx context.Context, token string) (LogoutT
 		return LogoutToken{}, err
 	}
 	o := t.claims
-	if iss, ok := o.str("iss"); !ok || iss != p.cfg.Issuer {
+	if iss, ok := o.String("iss"); !ok || iss != p.cfg.Issuer {
 		return reject("iss is another")
 	}
 	if reason := p.checkAudience(o); reason != "" {
@@ -75,35 +77,35 @@ func (p *Provider) VerifyLogoutToken(ctx context.Context, token string) (LogoutT
 	if _, there := o["nonce"]; there {
 		return reject("it has a nonce")
 	}
-	subject, ok := o.str("sub")
-	if !ok || o.has("sub") && !goodIdentifier(subject, maxSubject) {
+	subject, ok := o.String("sub")
+	if !ok || o.Has("sub") && !goodIdentifier(subject, maxSubject) {
 		return reject("sub is not acceptable")
 	}
-	sid, ok := o.str("sid")
-	if !ok || o.has("sid") && !goodIdentifier(sid, maxSessionID) {
+	sid, ok := o.String("sid")
+	if !ok || o.Has("sid") && !goodIdentifier(sid, maxSessionID) {
 		return reject("sid is not acceptable")
 	}
 	if subject == "" && sid == "" {
 		return reject("it has neither sub nor sid")
 	}
-	jti, ok := o.str("jti")
+	jti, ok := o.String("jti")
 	if !ok || !goodIdentifier(jti, maxTokenID) {
 		return reject("jti is missing or not acceptable")
 	}
 
 	now := p.cfg.Now()
-	iat, ok := o.date("iat")
+	iat, ok := o.NumericDate("iat")
 	if !ok || iat.IsZero() {
 		return reject("iat is missing or no date")
 	}
 	if iat.After(now.Add(skew)) {
 		return reject("it was issued in the future: compare the clocks")
 	}
-	exp, ok := o.date("exp")
+	exp, ok := o.NumericDate("exp")
 	if !ok || exp.IsZero() {
 		return reject("exp is missing or no date")
 	}
-	if nbf, ok := o.date("nbf"); !ok || nbf.After(now.Add(skew)) {
+	if nbf, ok := o.NumericDate("nbf"); !ok || nbf.After(now.Add(skew)) {
 		return reject("it is not valid yet")
 	}
 	until := exp.Add(skew)
@@ -118,12 +120,12 @@ func (p *Provider) VerifyLogoutToken(ctx context.Context, token string) (LogoutT
 
 // isLogout reports whether events holds the logout's member, an object, empty as
 // a rule.
-func isLogout(o object) bool {
-	events, err := parseObject(o["events"])
+func isLogout(o strictjson.Object) bool {
+	events, err := strictjson.Parse(o["events"])
 	if err != nil {
 		return false
 	}
-	_, err = parseObject(events[logoutEvent])
+	_, err = strictjson.Parse(events[logoutEvent])
 	return err == nil
 }
 

@@ -8,6 +8,8 @@ import (
 	"net/url"
 	"strings"
 	"unicode/utf8"
+
+	"github.com/cloakroom/cloakroom/gateway/strictjson"
 )
 
 const (
@@ -76,7 +78,7 @@ func (p *Provider) identifyByPassword(ctx context.Context, m *metadata, g *Grant
 		if err != nil {
 			return err
 		}
-		subject, _ := info.str("sub")
+		subject, _ := info.String("sub")
 		return p.fillIn(g, idToken{subject: subject}, info)
 	}
 	c, err := p.verifyAccessToken(ctx, g.Access, func([]string) bool { return true })
@@ -86,7 +88,7 @@ func (p *Provider) identifyByPassword(ctx context.Context, m *metadata, g *Grant
 	case err != nil:
 		return fmt.Errorf("%s: no ID token, no userinfo endpoint: %w", opPassword, err)
 	}
-	claims, err := parseObject(c.Claims)
+	claims, err := strictjson.Parse(c.Claims)
 	if err != nil {
 		return fmt.Errorf("%s: %w: %v", opPassword, ErrRejected, err) // unreachable
 	}

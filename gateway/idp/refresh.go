@@ -186,7 +186,7 @@ func (p *Provider) checkRefreshed(ctx context.Context, g Grant, subject string) 
 func (p *Provider) retryAfter(h http.Header) time.Duration {
 	v := h.Get("Retry-After")
 	if n, err := strconv.ParseUint(v, 10, 63); err == nil {
-		return clampSeconds(float64(n), maxRetryAfter)
+		return time.Duration(min(n, uint64(maxRetryAfter/time.Second))) * time.Second
 	}
 	if t, err := http.ParseTime(v); err == nil {
 		return min(max(t.Sub(p.cfg.Now()), 0), maxRetryAfter)

@@ -10,6 +10,8 @@ import (
 	"strings"
 
 	"github.com/golang-jwt/jwt/v5"
+
+	"github.com/cloakroom/cloakroom/gateway/strictjson"
 )
 
 // acceptable are the algorithms that a token may be signed with. HMAC is not
@@ -37,7 +39,7 @@ var (
 
 // signed is a token whose signature held. Nothing else of it is checked.
 type signed struct {
-	claims object
+	claims strictjson.Object
 	raw    []byte // the claims as they were signed: one JSON object
 	alg    string
 	typ    string // as in tokenKind.types
@@ -100,7 +102,7 @@ func (p *Provider) verifySignature(ctx context.Context, raw string, kind tokenKi
 	default:
 		return reject("an algorithm that is not accepted")
 	}
-	o, err := parseObject(payload.raw)
+	o, err := strictjson.Parse(payload.raw)
 	if err != nil {
 		return reject(err.Error())
 	}
@@ -152,9 +154,9 @@ func (c *rawClaims) UnmarshalJSON(b []byte) error {
 }
 
 // audience returns aud, which is a string or an array of strings.
-func audience(o object) ([]string, bool) {
-	if s, ok := o.str("aud"); ok {
+func audience(o strictjson.Object) ([]string, bool) {
+	if s, ok := o.String("aud"); ok {
 		return []string{s}, s != ""
 	}
-	return o.strs("aud")
+	return o.Strings("aud")
 }

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"mime"
 	"net"
 	"net/http"
 	"net/url"
@@ -53,6 +54,12 @@ type answer struct {
 	status int
 	header http.Header
 	body   []byte
+}
+
+// isJSON reports whether the answer says that it is JSON (RFC 8259, RFC 6839).
+func (a answer) isJSON() bool {
+	t, _, err := mime.ParseMediaType(a.header.Get("Content-Type"))
+	return err == nil && (t == "application/json" || strings.HasPrefix(t, "application/") && strings.HasSuffix(t, "+json"))
 }
 
 // getJSON fetches a document. bearer may be empty. Any status but 200 is an

@@ -12,6 +12,8 @@ import (
 	"fmt"
 	"time"
 	"unicode/utf8"
+
+	"github.com/cloakroom/cloakroom/gateway/strictjson"
 )
 
 // Grant is the session that a token is made for.
@@ -106,16 +108,16 @@ func (i *Issuer) Mint(g Grant) (token AccessToken, expiresIn time.Duration, err 
 
 // payload adds the session's claims to the protocol's.
 func (i *Issuer) payload(p payload, claimsJSON []byte) ([]byte, error) {
-	var o object
+	var o strictjson.Object
 	if len(claimsJSON) > 0 {
 		var err error
-		if o, err = parseObject(claimsJSON); err != nil {
+		if o, err = strictjson.Parse(claimsJSON); err != nil {
 			return nil, errors.New("mint: the session's claims are " + err.Error())
 		}
 	}
 	// Of another type they say nothing to anybody (RFC 9068 section 2.2.1).
-	p.ACR, _ = o.str("acr")
-	p.AMR, _ = o.strs("amr")
+	p.ACR, _ = o.String("acr")
+	p.AMR, _ = o.Strings("amr")
 	b, err := json.Marshal(p)
 	if err != nil {
 		return nil, fmt.Errorf("mint: %v", err) // unreachable: strings and numbers
@@ -125,7 +127,7 @@ func (i *Issuer) payload(p payload, claimsJSON []byte) ([]byte, error) {
 		return nil, fmt.Errorf("mint: the grant makes a token of more than %d bytes", maxClaims)
 	}
 	for _, c := range i.claims {
-		if !o.has(c.name) {
+		if !o.Has(c.name) {
 			continue
 		}
 		buf.WriteString(c.member)

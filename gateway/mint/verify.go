@@ -6,6 +6,8 @@ import (
 	"fmt"
 	"strings"
 	"time"
+
+	"github.com/cloakroom/cloakroom/gateway/strictjson"
 )
 
 var (
@@ -67,36 +69,36 @@ func (i *Issuer) Verify(token string) (Claims, error) {
 	if err != nil {
 		return invalid("not a signed JWT")
 	}
-	o, err := parseObject(claims)
+	o, err := strictjson.Parse(claims)
 	if err != nil {
 		return invalid("the claims are " + err.Error())
 	}
-	if iss, ok := o.str("iss"); !ok || iss != i.cfg.Issuer {
+	if iss, ok := o.String("iss"); !ok || iss != i.cfg.Issuer {
 		return invalid("iss is another")
 	}
-	aud, ok := o.str("aud")
+	aud, ok := o.String("aud")
 	ciphers := i.sid[aud]
 	if !ok || ciphers == nil {
 		return invalid("aud is another")
 	}
-	subject, ok := o.str("sub")
+	subject, ok := o.String("sub")
 	if !ok || subject == "" {
 		return invalid("sub is missing")
 	}
-	sid64, _ := o.str("sid")
+	sid64, _ := o.String("sid")
 	sid, err := strictBase64.DecodeString(sid64)
 	if err != nil || len(sid) != 16 || len(sid64) != 22 {
 		return invalid("sid is missing, or not one of ours")
 	}
 	now := i.cfg.Now()
-	iat, ok := o.date("iat")
+	iat, ok := o.NumericDate("iat")
 	if !ok || iat.IsZero() || iat.After(now.Add(skew)) {
 		return invalid("iat is missing, or in the future: compare the clocks")
 	}
-	if nbf, ok := o.date("nbf"); !ok || nbf.After(now.Add(skew)) {
+	if nbf, ok := o.NumericDate("nbf"); !ok || nbf.After(now.Add(skew)) {
 		return invalid("it is not valid yet")
 	}
-	exp, ok := o.date("exp")
+	exp, ok := o.NumericDate("exp")
 	if !ok || exp.IsZero() {
 		return invalid("exp is missing, or no date")
 	}
