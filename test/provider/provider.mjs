@@ -2,17 +2,24 @@
 // tokens, revokes a whole grant when one is used twice, signs access tokens as
 // JWTs for one API, lets anybody log in under any name, and keeps a ledger.
 //
-// Set in the environment: PORT (0: any), CLIENT_ID, CLIENT_SECRET,
-// REDIRECT_URIS and POST_LOGOUT_REDIRECT_URIS (separated by spaces), RESOURCE
-// (the API's identifier), ACCESS_TTL (seconds), BACKCHANNEL_LOGOUT_URI (none: the
-// client is told of no logout). Its first line on stdout is
-// {"event":"listening","issuer":"http://…"}; it ends when its stdin does.
+// Set in the environment: PORT (0: any), ISSUER (none: where it listens),
+// CLIENT_ID, CLIENT_SECRET, REDIRECT_URIS and POST_LOGOUT_REDIRECT_URIS (separated
+// by spaces), RESOURCE (the API's identifier), ACCESS_TTL (seconds),
+// BACKCHANNEL_LOGOUT_URI (none: the client is told of no logout), AUTO_LOGIN (set:
+// who comes with a login_hint is logged in as "sub-" and that, without a page).
+// Its first line on stdout is
+// {"event":"listening","issuer":"http://…","address":"127.0.0.1:…"}; it ends when
+// its stdin does.
 //
 // POST /tell?sub=…&sid=… tells the client's back channel of a logout that has not
 // happened here, without a sid if there is none.
 //
 // GET /ledger lists what the token endpoint was shown and what it said, tokens
 // included, so that a test can look for them where they must not be.
+//
+// GET /events lists what oidc-provider itself has told of grants and refresh
+// tokens, event by event, since the beginning: "at" is in milliseconds of the wall
+// clock, and "family" is the grant's id, which access tokens carry as a claim.
 import { createHash, generateKeyPairSync } from 'node:crypto';
 import { createServer } from 'node:http';
 import Provider from 'oidc-provider';
@@ -31,12 +38,49 @@ const backChannel = env('BACKCHANNEL_LOGOUT_URI', '');
 
 const server = createServer();
 await new Promise((done) => { server.listen(Number(env('PORT', '0')), '127.0.0.1', done); });
-const issuer = `http://127.0.0.1:${server.address().port}`;
+const address = `127.0.0.1:${server.address().port}`;
+const issuer = env('ISSUER', `http://${address}`);
+const autoLogin = env('AUTO_LOGIN', '') !== '';
+
+// All that the provider keeps, for as long as it runs: its own memory adapter
+// drops what is old after a thousand entries, and a dropped token can't be reused.
+const stored = new Map();
+const grants = new Map(); // the keys of what belongs to a grant
+const uids = new Map();
+class Keep {
+  constructor(model) { this.model = model; }
+
+  key(id) { return `${this.model}:${id}`; }
+
+  async upsert(id, payload) {
+    const key = this.key(id);
+    stored.set(key, payload);
+    if (this.model === 'Session') uids.set(payload.uid, id);
+    if (payload.grantId && this.model !== 'Session') {
+      if (!grants.has(payload.grantId)) grants.set(payload.grantId, new Set());
+      grants.get(payload.grantId).add(key);
+    }
+  }
+
+  async find(id) { return stored.get(this.key(id)); }
+
+  async findByUid(uid) { return this.find(uids.get(uid)); }
+
+  async consume(id) { stored.get(this.key(id)).consumed = Math.floor(Date.now() / 1000); }
+
+  async destroy(id) { stored.delete(this.key(id)); }
+
+  async revokeByGrantId(grantId) {
+    for (const key of grants.get(grantId) ?? []) stored.delete(key);
+    grants.delete(grantId);
+  }
+}
 
 const { privateKey } = generateKeyPairSync('rsa', { modulusLength: 2048 });
 const signingKey = { ...privateKey.export({ format: 'jwk' }), use: 'sig', alg: 'RS256', kid: 'test-1' };
 
 const provider = new Provider(issuer, {
+  adapter: Keep,
   clients: [{
     client_id: env('CLIENT_ID', 'cloakroom-test'),
     client_secret: env('CLIENT_SECRET'),
@@ -54,6 +98,7 @@ const provider = new Provider(issuer, {
   scopes: ['openid', 'offline_access'],
   pkce: { required: () => true },
   rotateRefreshToken: true,
+  extraTokenClaims: async (ctx, token) => (token.grantId ? { family: token.grantId } : undefined),
   issueRefreshToken: async (ctx, client) => client.grantTypeAllowed('refresh_token'),
   expiresWithSession: async () => false,
   ttl: {
@@ -121,6 +166,24 @@ provider.on('grant.success', (ctx) => write(ctx, 'ok'));
 provider.on('grant.error', (ctx, err) => write(ctx, err.error ?? 'error'));
 provider.on('grant.revoked', (ctx) => write(ctx, 'family_revoked'));
 provider.on('revocation.error', (ctx, err) => write(ctx, `revocation: ${err.error}`));
+const events = [];
+const tell = (event, more) => events.push({ at: performance.timeOrigin + performance.now(), event, ...more });
+const asked = (ctx) => {
+  const { params = {}, entities = {}, route } = ctx.oidc ?? {};
+  return {
+    route: route ?? '',
+    grant_type: params.grant_type ?? '',
+    presented: params.refresh_token ?? params.code ?? '',
+    family: entities.Grant?.jti ?? entities.RefreshToken?.grantId ?? entities.AuthorizationCode?.grantId ?? '',
+    subject: entities.Account?.accountId ?? '',
+  };
+};
+provider.on('grant.success', (ctx) => tell('grant.success', { ...asked(ctx), issued: ctx.body.refresh_token ?? '' }));
+provider.on('grant.error', (ctx, err) => tell('grant.error', { ...asked(ctx), error: err.error ?? '', detail: err.error_detail ?? '' }));
+provider.on('grant.revoked', (ctx, grantId) => tell('grant.revoked', { ...asked(ctx), family: grantId }));
+for (const event of ['refresh_token.saved', 'refresh_token.consumed', 'refresh_token.destroyed', 'authorization_code.consumed']) {
+  provider.on(event, (token) => tell(event, { presented: token.jti, family: token.grantId ?? '', subject: token.accountId ?? '' }));
+}
 provider.on('backchannel.error', (ctx, err) => { console.error(err); });
 provider.on('server_error', (ctx, err) => { console.error(err); });
 
@@ -139,6 +202,8 @@ server.on('request', async (req, res) => {
     const { pathname, searchParams } = new URL(req.url, issuer);
     if (pathname === '/ledger') {
       res.setHeader('Content-Type', 'application/json').end(JSON.stringify(ledger));
+    } else if (pathname === '/events') {
+      res.setHeader('Content-Type', 'application/json').end(JSON.stringify(events));
     } else if (pathname === '/tell' && req.method === 'POST') {
       const client = await provider.Client.find(env('CLIENT_ID', 'cloakroom-test'));
       await client.backchannelLogout(searchParams.get('sub'), searchParams.get('sid') ?? undefined);
@@ -147,6 +212,10 @@ server.on('request', async (req, res) => {
       const username = (await readForm(req)).get('username') ?? '';
       if (!/^[a-z]{1,20}$/.test(username)) throw new Error('a username is 1 to 20 letters a-z');
       await provider.interactionFinished(req, res, { login: { accountId: username } }, { mergeWithLastSubmission: false });
+    } else if (pathname.startsWith('/login/') && autoLogin) {
+      const { params } = await provider.interactionDetails(req, res);
+      if (!/^[a-z0-9]{1,20}$/.test(params.login_hint ?? '')) throw new Error('a login_hint is 1 to 20 of a-z0-9');
+      await provider.interactionFinished(req, res, { login: { accountId: `sub-${params.login_hint}` } }, { mergeWithLastSubmission: false });
     } else if (pathname.startsWith('/login/')) {
       res.setHeader('Content-Type', 'text/html; charset=utf-8').end(`<!doctype html><title>Test provider</title>
 <form method="post"><label>Name <input id="username" name="username" autofocus></label> <button id="submit">Log in</button></form>`);
@@ -160,4 +229,4 @@ server.on('request', async (req, res) => {
 });
 
 process.stdin.on('end', () => process.exit(0)).resume();
-console.log(JSON.stringify({ event: 'listening', issuer }));
+console.log(JSON.stringify({ event: 'listening', issuer, address }));

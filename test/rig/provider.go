@@ -3,7 +3,6 @@ package rig
 import (
 	"encoding/json"
 	"fmt"
-	"net/http"
 	"os/exec"
 	"path/filepath"
 	"strconv"
@@ -38,6 +37,7 @@ func Strict(t testing.TB, origin string, opts gatewaytest.Options) (*gatewaytest
 type Certified struct {
 	t      testing.TB
 	issuer string
+	addr   string // host:port, behind what link there may be
 	secret string
 }
 
@@ -79,9 +79,9 @@ func NewCertified(t testing.TB, origin string, accessTTL time.Duration, env ...s
 	p := Start(t, cmd)
 	Eventually(t, "oidc-provider listens (npm ci in test/provider?)", func() bool {
 		for line := range strings.Lines(p.Output()) {
-			var first struct{ Event, Issuer string }
+			var first struct{ Event, Issuer, Address string }
 			if json.Unmarshal([]byte(line), &first) == nil && first.Event == "listening" {
-				c.issuer = first.Issuer
+				c.issuer, c.addr = first.Issuer, first.Address
 				return true
 			}
 		}
@@ -100,19 +100,47 @@ func (c *Certified) Registration() Registration {
 	return Registration{c.issuer, "cloakroom-test", c.secret, "client_secret_basic", []string{"openid", "profile", "email", "offline_access", "api:read"}}
 }
 
+// Addr is where it listens, as host:port.
+func (c *Certified) Addr() string { return c.addr }
+
 // Ledger is everything the token endpoint has answered.
-func (c *Certified) Ledger() []Exchange {
+func (c *Certified) Ledger() (ledger []Exchange) {
 	c.t.Helper()
-	resp, err := http.Get(c.issuer + "/ledger")
+	c.list("/ledger", &ledger)
+	return ledger
+}
+
+// Event is what oidc-provider itself tells of a grant or a refresh token.
+type Event struct {
+	At        float64 `json:"at"` // milliseconds of the wall clock
+	Event     string  `json:"event"`
+	Route     string  `json:"route"` // token, revocation, …; "" of a token's own events
+	GrantType string  `json:"grant_type"`
+	Presented string  `json:"presented"` // the token or code itself
+	Issued    string  `json:"issued"`
+	Family    string  `json:"family"` // the grant's id
+	Subject   string  `json:"subject"`
+	Error     string  `json:"error"`
+	Detail    string  `json:"detail"`
+}
+
+// Events are all of them so far, in order.
+func (c *Certified) Events() (events []Event) {
+	c.t.Helper()
+	c.list("/events", &events)
+	return events
+}
+
+func (c *Certified) list(path string, into any) {
+	c.t.Helper()
+	resp, err := client.Get("http://" + c.addr + path)
 	if err != nil {
-		c.t.Fatalf("rig: ledger: %v", err)
+		c.t.Fatalf("rig: %s: %v", path, err)
 	}
 	defer resp.Body.Close()
-	var ledger []Exchange
-	if err := json.NewDecoder(resp.Body).Decode(&ledger); err != nil {
-		c.t.Fatalf("rig: ledger: %v", err)
+	if err := json.NewDecoder(resp.Body).Decode(into); err != nil {
+		c.t.Fatalf("rig: %s: %v", path, err)
 	}
-	return ledger
 }
 
 // Refreshes are the ledger's lines about refresh tokens.
