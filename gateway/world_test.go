@@ -22,6 +22,7 @@ import (
 	"github.com/cloakroom/cloakroom/gateway/gatewaytest"
 	"github.com/cloakroom/cloakroom/gateway/idp"
 	"github.com/cloakroom/cloakroom/gateway/proxy"
+	upstreams "github.com/cloakroom/cloakroom/gateway/upstream"
 	"github.com/cloakroom/cloakroom/session"
 	"github.com/cloakroom/cloakroom/session/store"
 	"github.com/cloakroom/cloakroom/session/storetest"
@@ -206,9 +207,12 @@ func newUpstream(t testing.TB) *upstream {
 func (u *upstream) proxy(t testing.TB, strip string, identity ...string) *proxy.Proxy {
 	t.Helper()
 	target, _ := url.Parse(u.URL)
-	transport := proxy.NewTransport(proxy.TransportOptions{})
-	t.Cleanup(transport.CloseIdleConnections)
-	p, err := proxy.New(proxy.Config{Target: target, StripPrefix: strip, OwnCookies: gateway.OwnCookie, IdentityHeaders: identity, Transport: transport, Timeout: 5 * time.Second})
+	pool, err := upstreams.New(upstreams.Options{Targets: []*url.URL{target}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(pool.Close)
+	p, err := proxy.New(proxy.Config{Target: target, StripPrefix: strip, OwnCookies: gateway.OwnCookie, IdentityHeaders: identity, Transport: pool, Timeout: 5 * time.Second})
 	if err != nil {
 		t.Fatal(err)
 	}

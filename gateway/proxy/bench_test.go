@@ -82,9 +82,7 @@ func BenchmarkProxy(b *testing.B) {
 						defer pool.Close()
 						h = through(b, to, pool)
 					case "relayed":
-						tr := NewTransport(TransportOptions{})
-						defer tr.CloseIdleConnections()
-						h = through(b, to, tr)
+						h = through(b, to, newTransport(b, nil))
 					case "bare":
 						var done func()
 						h, done = bare(to)

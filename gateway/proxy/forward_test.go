@@ -324,9 +324,7 @@ func TestR07SentAtMostOnce(t *testing.T) {
 				})
 				cfg := u.to()
 				if relayed {
-					tr := NewTransport(TransportOptions{})
-					t.Cleanup(tr.CloseIdleConnections)
-					cfg.Transport = tr
+					cfg.Transport = newTransport(t, nil)
 				}
 				f := newFront(t, cfg, frontOptions{})
 				send(t, f.addr, get("/first"))

@@ -3,6 +3,7 @@ package proxy
 import (
 	"bufio"
 	"context"
+	"crypto/tls"
 	"errors"
 	"io"
 	"net"
@@ -291,4 +292,20 @@ func status(answer string) string {
 	_, rest, _ := strings.Cut(answer, " ")
 	code, _, _ := strings.Cut(rest, " ")
 	return code
+}
+
+// maxResponseHeader is as large as upstream's.
+const maxResponseHeader = 256 << 10
+
+// newTransport is net/http's own: what a Proxy uses over TLS.
+func newTransport(t testing.TB, config *tls.Config) *http.Transport {
+	t.Helper()
+	tr := &http.Transport{
+		TLSClientConfig:        config,
+		DisableCompression:     true,
+		ForceAttemptHTTP2:      true,
+		MaxResponseHeaderBytes: maxResponseHeader,
+	}
+	t.Cleanup(tr.CloseIdleConnections)
+	return tr
 }

@@ -203,8 +203,7 @@ func TestHTTPSUpstream(t *testing.T) {
 	srv.StartTLS()
 	defer srv.Close()
 	pool := srv.Client().Transport.(*http.Transport).TLSClientConfig.RootCAs
-	tr := NewTransport(TransportOptions{TLS: &tls.Config{RootCAs: pool, MinVersion: tls.VersionTLS12}})
-	defer tr.CloseIdleConnections()
+	tr := newTransport(t, &tls.Config{RootCAs: pool, MinVersion: tls.VersionTLS12})
 	f := newFront(t, Config{Target: target(srv.URL), Transport: tr}, frontOptions{})
 
 	got := send(t, f.addr, request("POST", "/", "hi", "Content-Length: 2", "TE: trailers"))

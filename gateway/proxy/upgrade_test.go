@@ -196,8 +196,7 @@ func TestSwitchHeaderIsHopByHop(t *testing.T) {
 // A transport that keeps the connection for itself can't have a tunnel.
 func TestWebSocketNeedsTheConnection(t *testing.T) {
 	u := serveRaw(t, switching)
-	inner := NewTransport(TransportOptions{})
-	defer inner.CloseIdleConnections()
+	inner := newTransport(t, nil)
 	hiding := roundTripper(func(r *http.Request) (*http.Response, error) {
 		return inner.RoundTrip(r.WithContext(context.Background()))
 	})
