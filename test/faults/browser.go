@@ -527,19 +527,9 @@ func (b *Browser) LogIn() error {
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), w.patience)
 	defer cancel()
-	r, err := http.NewRequestWithContext(ctx, http.MethodGet, a.header.Get("Location"), nil)
-	if err != nil {
-		return err
-	}
-	resp, err := w.client.Do(r)
-	if err != nil {
-		return err
-	}
-	_, _ = io.Copy(io.Discard, io.LimitReader(resp.Body, 64<<10))
-	resp.Body.Close()
-	back, err := url.Parse(resp.Header.Get("Location"))
+	back, err := w.authorize(ctx, a.header.Get("Location"))
 	if err != nil || back.Path != "/bff/callback" {
-		return fmt.Errorf("login as %s: the provider answers %d", b.User, resp.StatusCode)
+		return fmt.Errorf("login as %s: the provider leads to %v: %w", b.User, back, err)
 	}
 	if op, a = step(back.RequestURI(), "cross-site"); a == nil || a.status != http.StatusOK || !refresh.Match(a.body) {
 		return fmt.Errorf("login as %s: %s", b.User, &op)

@@ -82,6 +82,9 @@ type Setup struct {
 	Patience time.Duration
 	// Provider's options; default: access tokens live for four seconds.
 	Provider gatewaytest.Options
+	// Certified puts npm's oidc-provider in the strict provider's place: nothing of
+	// Provider but the tokens' life counts, and its own events are the ledger.
+	Certified bool
 	// Redis is the deployment's; nil: a new one that keeps everything on disk.
 	// Each replica has a link of its own to it.
 	Redis *storetest.Server

@@ -191,7 +191,11 @@ func (w *World) Populate() {
 		places <- struct{}{}
 		all.Go(func() {
 			defer func() { <-places }()
-			if err := b.Enter(); err != nil {
+			enter := b.Enter
+			if w.Certified != nil {
+				enter = b.LogIn
+			}
+			if err := enter(); err != nil {
 				w.T.Errorf("faults: %v", err)
 			}
 		})

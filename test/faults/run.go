@@ -121,11 +121,12 @@ func (w *World) history(row string, seed uint64, before []Gauge) *History {
 		after = w.gauges()
 	}
 	logs := w.Rig.Logs()
+	ledger := w.ledger()
 	w.sweep(logs)
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	h := &History{
-		Row: row, Seed: seed, Start: w.Start, Length: w.now(), Ops: w.ops, Arrivals: w.Upstream.seen(), Ledger: w.Provider.Ledger(),
+		Row: row, Seed: seed, Start: w.Start, Length: w.now(), Ops: w.ops, Arrivals: w.Upstream.seen(), Ledger: ledger,
 		Windows: w.windows, Before: before, After: after, Troubles: w.troubles, Calls: map[string]int{},
 	}
 	for _, s := range w.sessions {

@@ -16,6 +16,7 @@ const window = 24
 // sweep searches logs, metrics and Redis for secrets (I4), and Redis for keys
 // without an end (I8).
 func (w *World) sweep(logs []string) {
+	w.ledger() // knows of more tokens to look for
 	w.mu.Lock()
 	marks := make(map[string]struct{}, 2*len(w.tickets))
 	for ticket := range w.tickets {

@@ -26,7 +26,8 @@ type World struct {
 	Rig          *rig.World
 	Setup        Setup
 	Provider     *gatewaytest.Provider
-	ProviderLink *rig.Link // between all gateways and the provider
+	Certified    *rig.Certified // the provider in its place, with Setup.Certified
+	ProviderLink *rig.Link      // between all gateways and the provider
 	Upstream     *Upstream
 	Redis        *storetest.Server
 	// Stores are asked at the end if every key has a TTL, and searched for secrets;
@@ -118,14 +119,17 @@ func New(t testing.TB, s Setup) *World {
 		PostLogoutRedirectURIs: []string{rig.Origin + "/bff/logged-out"},
 		PasswordGrant:          true,
 	})
+	registration := rig.Registration{Issuer: s.Provider.Issuer, ClientID: c.ID, ClientSecret: c.Secret, ClientAuth: c.Auth,
+		Scopes: []string{"openid", "profile", "email", "offline_access"}}
+	if s.Certified {
+		registration = w.certify()
+	}
 	w.Rig = rig.New(t, rig.Setup{
-		Provider: rig.Registration{Issuer: s.Provider.Issuer, ClientID: c.ID, ClientSecret: c.Secret, ClientAuth: c.Auth,
-			Scopes: []string{"openid", "profile", "email", "offline_access"}},
-		Replicas: -1, Redis: s.Redis,
+		Provider: registration, Replicas: -1, Redis: s.Redis,
 		Change: func(c rig.Config) {
 			c.Set("log.level", "info")
 			c.Set("trusted_proxies", []any{"127.0.0.0/8"})
-			c.Set("apps.0.provider.password_login", true)
+			c.Set("apps.0.provider.password_login", !s.Certified)
 			c.Set("apps.0.session.rotation_grace", "3s")
 			if s.Change != nil {
 				s.Change(c)
