@@ -20,6 +20,7 @@ type bounds struct {
 	faults         uint16
 	atOnce         int // faults on a path at most; 0: all
 	theft          bool
+	all            bool // orders that make no difference, too
 	gone           bool // clients hang up while they wait
 	slowAnswers    bool // upstreams hold answers back
 	background     bool // refreshes that nobody waits for
@@ -39,12 +40,11 @@ type model struct {
 	ops   interned[op]
 	views interned[view]
 
-	ids     map[state]int32
-	states  []state
-	parents []int32
-	steps   int
+	known *known
+	steps int
 
 	at      int32 // the state whose steps are being made
+	last    state // where a step led that broke a property
 	failed  string
 	trace   bool
 	found   func(t *state, text string) // while tracing
@@ -84,23 +84,15 @@ func (m *model) emit(t *state, format string, args ...any) {
 	}
 	m.steps++
 	if m.failed != "" {
-		if id, ok := m.ids[*t]; !ok || id != 0 {
-			m.add(t)
-			panic(violation{int32(len(m.states) - 1)})
-		}
+		m.last = *t
+		panic(violation{m.at})
 	}
-	if _, ok := m.ids[*t]; !ok {
-		m.add(t)
-	}
+	m.known.add(t, m.at)
 }
 
+// violation is a property that didn't hold on a step from the state at, to the
+// model's last.
 type violation struct{ at int32 }
-
-func (m *model) add(t *state) {
-	m.ids[*t] = int32(len(m.states))
-	m.states = append(m.states, *t)
-	m.parents = append(m.parents, m.at)
-}
 
 // fault is a step that costs one.
 func (m *model) fault(s *state, f uint16, text string, do func(*state)) {
@@ -170,8 +162,7 @@ func (m *model) change(s *state, o op, got outcome) {
 func (m *model) explore(t *testing.T) bool {
 	start := time.Now()
 	runs := m.runs
-	m.ids, m.reached, m.lost = map[state]int32{}, map[string]int{}, map[uint16]int32{}
-	m.states, m.parents = nil, nil
+	m.known, m.reached, m.lost = newKnown(), map[string]int{}, map[uint16]int32{}
 	first := state{tickets: 1, jar: 1}
 	first.gens[1] = 1
 	record := kv{status: live, gen: 1, uid: 1, confirmed: true, handed: none, ahead: none, looked: none}
@@ -185,11 +176,11 @@ func (m *model) explore(t *testing.T) bool {
 	}
 	first.kv = m.id(record)
 	m.canon(&first)
-	m.add(&first)
+	m.known.add(&first, 0)
 	bad := m.visit()
-	t.Logf("%s: %d states, %d steps, %d script runs, %.1f s", m.name, len(m.states), m.steps, m.runs-runs, time.Since(start).Seconds())
+	t.Logf("%s: %d states, %d steps, %d script runs, %.1f s", m.name, m.known.n, m.steps, m.runs-runs, time.Since(start).Seconds())
 	if bad >= 0 {
-		t.Errorf("%s: %s\n%s", m.name, m.failed, m.story(bad))
+		t.Errorf("%s: %s\n%s", m.name, m.failed, m.story(bad, &m.last))
 		return false
 	}
 	return true
@@ -205,8 +196,8 @@ func (m *model) visit() (bad int32) {
 			bad = at.at
 		}
 	}()
-	for m.at = 0; int(m.at) < len(m.states); m.at++ {
-		s := m.states[m.at]
+	for m.at = 0; m.at < m.known.n; m.at++ {
+		s := *m.known.state(m.at)
 		m.look(&s)
 		m.step(&s)
 		if len(m.doubts) > 0 {
@@ -219,6 +210,16 @@ func (m *model) visit() (bad int32) {
 func (m *model) step(s *state) {
 	// An end that can't be undone leaves only refreshes that come back to it.
 	over := m.kvs[s.kv].status == ended && s.back == 0 && s.again[0] != 2 && s.again[1] != 2
+	// What the provider answers is between it and who asks: where nothing fails
+	// nobody else could tell when. So nothing else is done first.
+	if !m.all && m.faults == 0 && !m.background {
+		for r := range s.jobs {
+			if j := s.jobs[r]; j.phase == asking {
+				m.ask(s, uint8(r), m.views.of(j.view))
+				return
+			}
+		}
+	}
 	if !over {
 		m.requests(s)
 	}
@@ -275,33 +276,37 @@ func names(f uint16) string {
 	return "{" + strings.Join(out, ", ") + "}"
 }
 
-// story tells how a state came about.
-func (m *model) story(at int32) string {
-	var path []int32
-	for ; at != 0; at = m.parents[at] {
-		path = append(path, at)
+// story tells how a state came about, and a last step that isn't among them, if
+// there is one.
+func (m *model) story(at int32, last *state) string {
+	var path []state
+	if last != nil {
+		path = append(path, *last)
+	}
+	for ; at != 0; at = m.known.parent(at) {
+		path = append(path, *m.known.state(at))
 	}
 	slices.Reverse(path)
 	m.trace = true
 	defer func() { m.trace = false }()
 	failed := m.failed
 	var b strings.Builder
-	from := int32(0)
-	for i, to := range path {
-		want, text := m.states[to], ""
+	from := *m.known.state(0)
+	for i, want := range path {
+		text := ""
 		m.found = func(t *state, s string) {
 			if *t == want && text == "" {
 				text = s
 			}
 		}
-		s := m.states[from]
+		s := from
 		m.failed = ""
 		if i == len(path)-1 {
 			m.failed = failed
 		}
 		m.step(&s)
 		fmt.Fprintf(&b, "%3d. %s\n     %s\n", i+1, text, m.describe(&want))
-		from = to
+		from = want
 	}
 	m.failed = failed
 	return b.String()

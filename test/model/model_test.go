@@ -37,12 +37,12 @@ import (
 // small is what every run of the tests explores.
 var small = []bounds{
 	{
-		name: "honest", requestsAtOnce: 2, tickets: 3, rotations: 2,
+		name: "honest", requestsAtOnce: 3, tickets: 3, rotations: 2,
 		loses:   []uint16{},
 		reaches: []string{"open: handout", "open: grace", "open: settled", "a successor issued again", "a re-issue beside a mark"},
 	},
 	{
-		name: "theft", requestsAtOnce: 2, tickets: 3, rotations: 1, theft: true,
+		name: "theft", requestsAtOnce: 3, tickets: 3, rotations: 1, theft: true,
 		reaches: []string{"ended for reuse after a theft"},
 	},
 	{
@@ -77,7 +77,7 @@ func TestModel(t *testing.T) {
 			}
 			for _, f := range slices.Sorted(maps.Keys(m.lost)) {
 				if !slices.Contains(b.loses, f) {
-					t.Errorf("a session is lost by %s:\n%s", names(f), m.story(m.lost[f]))
+					t.Errorf("a session is lost by %s:\n%s", names(f), m.story(m.lost[f], nil))
 				}
 			}
 			for _, f := range b.loses {

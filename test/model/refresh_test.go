@@ -240,7 +240,7 @@ func (m *model) done(s *state, r uint8, how uint8) {
 			m.served(s, i, func(s *state) { s.reqs[i] = req{} })
 		default:
 			m.reach("in place first, then re-issue", own && how == committed)
-			q.phase, q.settled, q.cookie = judge, false, 0
+			q.phase, q.settled = judge, false
 		}
 	}
 }
@@ -316,7 +316,7 @@ func (m *model) world(s *state) {
 	if record.status == live {
 		if m.faults&loggedOut != 0 && s.faults&loggedOut == 0 {
 			for r := range uint8(replicas) {
-				if r == 1 && s.jobs[0] == s.jobs[1] && s.journal[0] == s.journal[1] && !s.at(0) && !s.at(1) {
+				if r == 1 && s.alike() {
 					break
 				}
 				t := *s
@@ -380,6 +380,9 @@ func (m *model) tick(s *state) {
 		case slow:
 			q.held = min(q.held+1, holdTicks+1)
 		default:
+			if q.cookie != 0 {
+				q.held = min(q.held+1, holdTicks+1)
+			}
 			if q.since++; q.since > patienceTicks {
 				*q = req{} // 503: it has waited too long
 			}

@@ -17,17 +17,31 @@ const (
 
 // requests makes all steps of requests, as [session.Keeper.Open] and the
 // gateway do.
+//
+// Steps that could as well come at another time are taken at one (unless all of
+// them are asked for):
+//
+//   - A request is sent as it arrives, or just before the jar changes: sending
+//     reads the jar and touches nothing else, and to be under way for a shorter
+//     time forbids nothing. One that is lost might as well not have been sent.
+//   - The thief has a cookie as soon as it is handed out: having it forces nothing.
 func (m *model) requests(s *state) {
-	if free := s.free(m.requestsAtOnce); free >= 0 {
+	free := s.free(m.requestsAtOnce)
+	send := func(q req) {
 		t := *s
-		t.reqs[free] = req{who: browser, uid: s.jar}
-		m.emit(&t, "the browser sends %s", s.ticket(s.jar))
+		t.reqs[free] = q
+		if m.all {
+			m.emit(&t, "the %s sends %s", parties[q.who], s.ticket(q.uid))
+		} else {
+			m.arrive(&t, free)
+		}
+	}
+	if free >= 0 {
+		send(req{who: browser, uid: s.jar})
 		if s.purse != 0 && !s.under(thief) {
 			for uid := uint8(1); uid <= s.tickets; uid++ {
 				if s.purse&(1<<uid) != 0 {
-					t := *s
-					t.reqs[free] = req{who: thief, uid: uid}
-					m.emit(&t, "the thief sends %s", s.ticket(uid))
+					send(req{who: thief, uid: uid})
 				}
 			}
 		}
@@ -36,23 +50,18 @@ func (m *model) requests(s *state) {
 		if q.who == nobody || i > 0 && q == s.reqs[i-1] {
 			continue // the same again
 		}
-		who := [...]string{"", "browser", "thief"}[q.who]
+		who := parties[q.who]
 		drop := func(s *state) { s.reqs[i] = req{} }
 		switch q.phase {
 		case onItsWay:
-			t := *s
-			drop(&t)
-			m.emit(&t, "the %s's request with %s is lost", who, s.ticket(q.uid))
-			for rep := range uint8(replicas) {
-				if rep == 1 && s.jobs[0] == s.jobs[1] && s.journal[0] == s.journal[1] && !s.at(0) && !s.at(1) {
-					break // as good as the first
-				}
+			if m.all {
 				t := *s
-				t.reqs[i].phase, t.reqs[i].rep = judge, rep
-				m.open(&t, i, who, drop)
+				drop(&t)
+				m.emit(&t, "the %s's request with %s is lost", who, s.ticket(q.uid))
 			}
+			m.arrive(s, i)
 		case judge:
-			m.open(s, i, who, drop)
+			m.open(s, i)
 		case kill:
 			// [session.Keeper.refuse]: a second call, on the server's context.
 			m.call(s, op{kind: opEnd, reason: reuse}, fmt.Sprintf("a replica ends the session for the %s's %s: reuse", who, s.ticket(q.uid)), func(s *state, r store.Result) {
@@ -97,15 +106,44 @@ func (m *model) requests(s *state) {
 				t.purse |= 1 << q.cookie
 			}
 			m.emit(&t, "the answer to the %s comes: %s", who, s.ticket(q.cookie))
+			if m.all || q.who == thief || q.cookie == s.jar {
+				break
+			}
+			places := 0 // while the answer was still under way
+			for _, q := range s.reqs[:m.requestsAtOnce] {
+				if q.who == nobody {
+					places++
+				}
+			}
+			for range places {
+				t.reqs[t.free(m.requestsAtOnce)] = req{who: browser, uid: s.jar}
+				u := t
+				m.emit(&u, "the browser sends %s, and then the answer comes: %s", s.ticket(s.jar), s.ticket(q.cookie))
+			}
 		}
 	}
 }
 
+var parties = [...]string{"", "browser", "thief"}
+
+// arrive brings a request to a replica.
+func (m *model) arrive(s *state, i int) {
+	for rep := range uint8(replicas) {
+		if rep == 1 && s.alike() {
+			break // as good as the first
+		}
+		t := *s
+		t.reqs[i].phase, t.reqs[i].rep = judge, rep
+		m.open(&t, i)
+	}
+}
+
 // open shows a request's ticket to Redis.
-func (m *model) open(s *state, i int, who string, drop func(*state)) {
+func (m *model) open(s *state, i int) {
 	q := s.reqs[i]
+	drop := func(s *state) { s.reqs[i] = req{} }
 	o := op{kind: opOpen, gen: s.gens[q.uid], uid: q.uid}
-	m.call(s, o, fmt.Sprintf("replica %d opens the %s's %s", q.rep, who, s.ticket(q.uid)), func(s *state, r store.Result) {
+	m.call(s, o, fmt.Sprintf("replica %d opens the %s's %s", q.rep, parties[q.who], s.ticket(q.uid)), func(s *state, r store.Result) {
 		m.judged(s, i, r, drop)
 	}, drop)
 }
@@ -144,9 +182,14 @@ func (m *model) judged(s *state, i int, verdict store.Result, drop func(*state))
 		m.fail(fmt.Sprintf("no way from ticket %d to the current one", q.uid))
 	}
 	settled := verdict == store.Settled
-	q.cookie, q.own, q.settled, q.view = 0, false, false, 0
-	if verdict == store.Handout {
+	q.own, q.settled, q.view = false, false, 0
+	switch {
+	case verdict == store.Handout:
 		q.cookie, q.held = record.uid, 0
+	case q.cookie != record.uid: // what was noted for this answer may have been superseded
+		q.cookie, q.held = 0, 0
+	default:
+		m.reach("a hand-out kept while the tokens are refreshed", true)
 	}
 	if settled && record.token != out {
 		q.phase, q.view = replace, m.views.id(viewOf(record))
@@ -181,7 +224,7 @@ func (m *model) proceed(s *state, i int, settled bool, drop func(*state)) {
 func (m *model) served(s *state, i int, drop func(*state)) {
 	q := &s.reqs[i]
 	m.watchServed(s, q.who)
-	if q.cookie == 0 {
+	if q.cookie == 0 || q.held > holdTicks {
 		drop(s)
 		return
 	}
@@ -190,6 +233,11 @@ func (m *model) served(s *state, i int, drop func(*state)) {
 		m.fail(fmt.Sprintf("(b) %s is handed out a second time", s.ticket(q.cookie)))
 	}
 	s.handed |= 1 << q.cookie
+	if q.who == thief && !m.all {
+		s.purse |= 1 << q.cookie
+		drop(s)
+		return
+	}
 	q.own, q.settled, q.view, q.since = false, false, 0, 0
 	if m.slowAnswers && q.who == browser {
 		q.phase = slow
@@ -325,6 +373,11 @@ func (s *state) under(who uint8) bool {
 		}
 	}
 	return false
+}
+
+// alike reports whether it doesn't matter at which replica something begins.
+func (s *state) alike() bool {
+	return s.jobs[0] == s.jobs[1] && s.journal[0] == s.journal[1] && s.again[0] == s.again[1] && !s.at(0) && !s.at(1)
 }
 
 // at reports whether a request is at a replica.
