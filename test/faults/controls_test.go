@@ -45,7 +45,7 @@ var controls = []wrong{
 			for _, r := range s.Replicas() {
 				r.Redis.Refuse()
 			}
-			rig.Eventually(s.T, "it is refused", func() bool { return s.b.Do(Ask{Kind: KindToken}).Status >= 500 })
+			rig.Eventually(s.t, "it is refused", func() bool { return s.b.Do(Ask{Kind: KindToken}).Status >= 500 })
 			for _, r := range s.Replicas() {
 				r.Redis.Accept()
 			}
@@ -72,8 +72,8 @@ var controls = []wrong{
 		},
 		play: func(s *scene) {
 			over := s.Fault("the provider is slow")
-			hold, done := s.refreshing(s.Replicas()[0], gatewaytest.GateAfterCommit)
-			s.b.Do(Ask{Kind: KindToken, At: s.Replicas()[1], Within: time.Second})
+			hold, done := s.refreshing(s.first, gatewaytest.GateAfterCommit)
+			s.b.Do(Ask{Kind: KindToken, At: s.second, Within: time.Second})
 			hold.Release()
 			<-done
 			over()
@@ -84,9 +84,9 @@ var controls = []wrong{
 func control(t *testing.T, c wrong) {
 	t.Helper()
 	program := rig.Build(t, c.edits...)
-	s := newScene(t, func(s *Setup) { s.Binary = program })
+	s := newStage(t, program).scene(t)
 	c.play(s)
-	r := Check(s.history("control", 1, nil), Allowance{Unknown: true, Cut: true, Recovery: 20 * time.Second})
+	r := Check(s.told("control", 1).of(s.b.User, s.from), Allowance{Unknown: true, Cut: true, Recovery: 20 * time.Second})
 	if !slices.ContainsFunc(r.Violations, func(v string) bool { return strings.HasPrefix(v, c.want+": ") }) {
 		t.Errorf("a gateway that is wrong passes: nothing of %s in %q", c.want, r.Violations)
 	}

@@ -107,6 +107,16 @@ func Run(t *testing.T, row Row, o Options) *Result {
 
 // history collects what all parts have to say, when all is over.
 func (w *World) history(row string, seed uint64, before []Gauge) *History {
+	after := w.quiet(before)
+	w.sweep(w.Rig.Logs())
+	h := w.told(row, seed)
+	h.Before, h.After = before, after
+	return h
+}
+
+// quiet closes what is kept open on purpose, and returns what the replicas hold
+// when that is gone.
+func (w *World) quiet(before []Gauge) []Gauge {
 	w.client.CloseIdleConnections()
 	for _, r := range w.Running() {
 		r.Upstream.Break() // idle connections are kept on purpose
@@ -120,14 +130,17 @@ func (w *World) history(row string, seed uint64, before []Gauge) *History {
 		w.Sleep(200 * time.Millisecond)
 		after = w.gauges()
 	}
-	logs := w.Rig.Logs()
-	ledger := w.ledger()
-	w.sweep(logs)
+	return after
+}
+
+// told is what all parts have to say so far.
+func (w *World) told(row string, seed uint64) *History {
+	logs, ledger := w.Rig.Logs(), w.ledger()
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	h := &History{
 		Row: row, Seed: seed, Start: w.Start, Length: w.now(), Ops: w.ops, Arrivals: w.Upstream.seen(), Ledger: ledger,
-		Windows: w.windows, Before: before, After: after, Troubles: w.troubles, Calls: map[string]int{},
+		Windows: w.windows, Troubles: w.troubles, Calls: map[string]int{},
 	}
 	for _, s := range w.sessions {
 		h.Sessions = append(h.Sessions, *s)

@@ -84,7 +84,8 @@ func New(t testing.TB, s Setup) *World {
 	}
 	s.grouped()
 	if s.Redis == nil {
-		s.Redis = storetest.Redis(t, "--appendonly", "yes", "--appendfsync", "everysec", "--rdbcompression", "no")
+		// Without a delay, or what is searched at the end comes 5 s late.
+		s.Redis = storetest.Redis(t, "--appendonly", "yes", "--appendfsync", "everysec", "--rdbcompression", "no", "--repl-diskless-sync-delay", "0")
 	}
 	if s.Patience == 0 {
 		s.Patience = 25 * time.Second // longer than a gateway waits for a provider
@@ -269,8 +270,9 @@ func (w *World) Retire(r *Replica) int {
 	return code
 }
 
-// Freeze stops a replica's process (SIGSTOP); Thaw lets it go on.
-func (w *World) Freeze(r *Replica) { r.Gateway().Signal(syscall.SIGSTOP) }
+// Freeze stops a replica's process (SIGSTOP), and returns when none of it runs;
+// Thaw lets it go on.
+func (w *World) Freeze(r *Replica) { r.Gateway().Freeze() }
 
 // Thaw is Freeze's end.
 func (w *World) Thaw(r *Replica) { r.Gateway().Signal(syscall.SIGCONT) }
