@@ -15,6 +15,7 @@ import (
 type exchange struct {
 	k            *Keeper
 	app          *App
+	keys         *Keyring // what is read and written with, to the end
 	view         *view
 	attempt      store.Attempt
 	record       store.Record // as claimed
@@ -204,11 +205,11 @@ func (e *exchange) commit(ctx context.Context, r Refreshed, sent bool) (*view, e
 	if err != nil {
 		return nil, k.alarm(app, v.SID, "box")
 	}
-	_, key := k.keys.first()
+	_, key := e.keys.first()
 	inPlace := store.Change{Kind: store.InPlace, Version: v.version, Attempt: e.attempt, Sent: sent, Key: key, Settle: app.settle()}
 	change, ticket := inPlace, v.ticket
 	if v.current && e.record.Confirmed && len(e.predecessors) < store.MaxPredecessors {
-		if next, c, err := k.succession(app, v.ticket, e.record.Generation, e.predecessors, inPlace); err == nil {
+		if next, c, err := e.keys.succession(app, v.ticket, e.record.Generation, e.predecessors, inPlace); err == nil {
 			change, ticket = c, next
 		} else {
 			k.alarm(app, v.SID, "successor")
@@ -220,7 +221,7 @@ func (e *exchange) commit(ctx context.Context, r Refreshed, sent bool) (*view, e
 		if halves != nil && change.Kind == store.Advance {
 			halves = v.split.succeed()
 		}
-		change.Body = k.keys.pack(app.Name, ticket, &s, body, halves)
+		change.Body = e.keys.pack(app.Name, ticket, &s, body, halves)
 		var asked time.Time
 		answer, ok := e.persist(ctx, func(ctx context.Context) (store.Answer, error) {
 			asked = k.now()
@@ -290,11 +291,11 @@ func (e *exchange) committed(s *Session, t Ticket, change store.Change, answer s
 }
 
 // succession prepares the next ticket after t, and the change that makes it.
-func (k *Keeper) succession(app *App, t Ticket, generation uint64, ps []store.Predecessor, c store.Change) (Ticket, store.Change, error) {
-	key, id := k.keys.first()
+func (r *Keyring) succession(app *App, t Ticket, generation uint64, ps []store.Predecessor, c store.Change) (Ticket, store.Change, error) {
+	key, id := r.first()
 	s := newSalt()
 	next := Ticket{SID: t.SID, Generation: generation + 1, Secret: succeed(key, app.Name, t, s)}
-	older, err := k.keys.resalt(app.Name, t.SID, ps, generation, next.Generation)
+	older, err := r.resalt(app.Name, t.SID, ps, generation, next.Generation)
 	if err != nil {
 		return Ticket{}, c, err
 	}
@@ -306,7 +307,7 @@ func (k *Keeper) succession(app *App, t Ticket, generation uint64, ps []store.Pr
 		Generation: t.Generation,
 		Hash:       t.Secret.Hash(),
 		Key:        id,
-		Salt:       k.keys.sealSalt(app.Name, t.SID, t.Generation, next.Generation, s),
+		Salt:       r.sealSalt(app.Name, t.SID, t.Generation, next.Generation, s),
 	}
 	return next, c, nil
 }
@@ -357,9 +358,10 @@ func (k *Keeper) reissue(ctx context.Context, app *App, v *view, shown Ticket) (
 	if err != nil {
 		return false, k.alarm(app, v.SID, "box")
 	}
-	_, id := k.keys.first()
+	keys := k.keys.Load()
+	_, id := keys.first()
 	attempt := newAttempt()
-	next, change, err := k.succession(app, shown, v.record.Generation, v.predecessors, store.Change{Version: v.version, Attempt: attempt, Key: id})
+	next, change, err := keys.succession(app, shown, v.record.Generation, v.predecessors, store.Change{Version: v.version, Attempt: attempt, Key: id})
 	if err != nil {
 		return false, k.alarm(app, v.SID, "successor")
 	}
@@ -372,7 +374,7 @@ func (k *Keeper) reissue(ctx context.Context, app *App, v *view, shown Ticket) (
 	change.Kind, change.Settle = store.Reissue, app.settle()
 	s := *v.Session
 	s.Generation = next.Generation
-	change.Body = k.keys.pack(app.Name, next, &s, body, v.split)
+	change.Body = keys.pack(app.Name, next, &s, body, v.split)
 	sent := k.now()
 	answer, err := k.store.Commit(ctx, v.SID, change)
 	if err != nil {

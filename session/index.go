@@ -88,10 +88,11 @@ func (r *Keyring) indexes(app string, w Whose) []store.Index {
 // whether it has been ended already: whoever ends later finds it, whoever ended
 // before is found. It returns the indexes that the session is in.
 func (k *Keeper) register(ctx context.Context, app *App, s *Session, l Login) ([]store.Index, error) {
-	user := k.keys.indexes(app.Name, Whose{Issuer: l.Issuer, Subject: l.Subject})
+	keys := k.keys.Load()
+	user := keys.indexes(app.Name, Whose{Issuer: l.Issuer, Subject: l.Subject})
 	write, ask := []store.Index{user[0]}, user
 	if l.ProviderSession != "" {
-		own := k.keys.indexes(app.Name, Whose{Issuer: l.Issuer, ProviderSession: l.ProviderSession})
+		own := keys.indexes(app.Name, Whose{Issuer: l.Issuer, ProviderSession: l.ProviderSession})
 		write, ask = append(write, own[0]), append(ask[:len(ask):len(ask)], own...)
 	}
 	if err := k.store.Indexed(ctx, s.SID, s.ExpiresAt, write...); err != nil {
@@ -143,7 +144,7 @@ func (k *Keeper) Sessions(ctx context.Context, app *App, w Whose) ([]Info, error
 }
 
 func (k *Keeper) infos(ctx context.Context, app *App, w Whose) ([]Info, error) {
-	indexes := k.keys.indexes(app.Name, w)
+	indexes := k.keys.Load().indexes(app.Name, w)
 	sids, err := k.store.Sessions(ctx, indexes...)
 	if err != nil {
 		return nil, k.unavailable(ctx, err)
@@ -194,7 +195,7 @@ func (k *Keeper) info(app *App, sid SID, r store.Record) Info {
 	if err != nil {
 		return i
 	}
-	plain, err := k.keys.unsealForServer(labelLabel, app.Name, body.get(bodyLabel), scope(app.Name, sid, 0))
+	plain, err := k.keys.Load().unsealForServer(labelLabel, app.Name, body.get(bodyLabel), scope(app.Name, sid, 0))
 	if err != nil {
 		return i
 	}
@@ -214,7 +215,7 @@ func (k *Keeper) locked(r store.Record) bool {
 // that are about to begin included, and returns how many were alive. An error is
 // an [*UnavailableError]: some may live on, so do it again.
 func (k *Keeper) EndBy(ctx context.Context, app *App, w Whose, how Ending) (ended int, err error) {
-	indexes := k.keys.indexes(app.Name, w)
+	indexes := k.keys.Load().indexes(app.Name, w)
 	// First what holds against sessions that are about to begin, then the list:
 	// one of the two finds each.
 	if how.Lock && w.ProviderSession == "" {
@@ -310,7 +311,7 @@ func (k *Keeper) EndApp(ctx context.Context, app *App) error {
 // Unlock lifts the locks of a subject, and of its ended sessions, which stay
 // dead: the person may log in again.
 func (k *Keeper) Unlock(ctx context.Context, app *App, w Whose) error {
-	indexes := k.keys.indexes(app.Name, w)
+	indexes := k.keys.Load().indexes(app.Name, w)
 	if err := k.store.UnlockNew(ctx, indexes...); err != nil {
 		return k.unavailable(ctx, err)
 	}

@@ -42,7 +42,7 @@ import (
 // use and lives as long as the process.
 type Keeper struct {
 	store   *store.Store
-	keys    *Keyring
+	keys    atomic.Pointer[Keyring]
 	log     *slog.Logger
 	now     func() time.Time
 	metrics *metrics
@@ -79,9 +79,8 @@ func New(st *store.Store, keys *Keyring, opts Options) *Keeper {
 	if opts.Now == nil {
 		opts.Now = time.Now
 	}
-	return &Keeper{
+	k := &Keeper{
 		store:   st,
-		keys:    keys,
 		log:     opts.Log,
 		now:     opts.Now,
 		metrics: newMetrics(opts.Metrics),
@@ -99,7 +98,15 @@ func New(st *store.Store, keys *Keyring, opts Options) *Keeper {
 			ExpiryCalculator: otter.ExpiryWriting[SID, look](lookAgain),
 		}),
 	}
+	k.keys.Store(keys)
+	return k
 }
+
+// ReplaceKeys has the Keeper use other server keys from now on. What is under way
+// ends with those that it began with, so a key that has written within the last
+// minute must be among them, and one that still opens sessions too: what no key
+// opens is an alarm and no session.
+func (k *Keeper) ReplaceKeys(keys *Keyring) { k.keys.Store(keys) }
 
 // Run listens to the other replicas until ctx is done. Without it nothing is
 // cached.
@@ -181,7 +188,8 @@ func (k *Keeper) Begin(ctx context.Context, app *App, l Login) (Ticket, error) {
 	if app.SplitKey {
 		halves = &split{local: newLocalKey(), open: true, held: []*LocalKey{nil}} // it waits for who shows the ticket
 	}
-	_, key := k.keys.first()
+	keys := k.keys.Load()
+	_, key := keys.first()
 	record := store.Record{
 		App:        appID(app.Name),
 		Key:        key,
@@ -193,7 +201,7 @@ func (k *Keeper) Begin(ctx context.Context, app *App, l Login) (Ticket, error) {
 		SeenAt:     now,
 		ExpiresAt:  s.ExpiresAt,
 		Remembered: s.Remembered,
-		Body:       k.keys.pack(app.Name, t, s, sections{{bodyLabel, k.keys.label(app.Name, t.SID, l)}}, halves),
+		Body:       keys.pack(app.Name, t, s, sections{{bodyLabel, keys.label(app.Name, t.SID, l)}}, halves),
 	}
 	if err := k.store.Begin(ctx, t.SID, record); err != nil {
 		return Ticket{}, k.unavailable(ctx, err)

@@ -278,7 +278,7 @@ func (k *Keeper) read(ctx context.Context, app *App, t Ticket, need Need) (*view
 		record.Generation != t.Generation || record.Hash != t.Secret.Hash() {
 		return nil, nil
 	}
-	if _, ok := k.keys.find(record.Key); !ok {
+	if _, ok := k.keys.Load().find(record.Key); !ok {
 		return nil, nil
 	}
 	v, err := k.view(ctx, app, t, store.Answer{Result: store.Current, Now: k.time(), Record: record})
@@ -292,8 +292,9 @@ func (k *Keeper) read(ctx context.Context, app *App, t Ticket, need Need) (*view
 // ask has the script judge.
 func (k *Keeper) ask(ctx context.Context, app *App, t Ticket, need Need, sent time.Time) (*view, error) {
 	unwritten, _ := k.seen.unwritten.GetIfPresent(t.SID)
-	known := make([][4]byte, len(k.keys.ids))
-	for i, id := range k.keys.ids {
+	keys := k.keys.Load()
+	known := make([][4]byte, len(keys.ids))
+	for i, id := range keys.ids {
 		known[i] = id
 	}
 	answer, err := k.store.Open(ctx, t.SID, store.Presented{
@@ -354,11 +355,11 @@ func (k *Keeper) view(ctx context.Context, app *App, t Ticket, answer store.Answ
 	ticket := t
 	if t.Generation != answer.Record.Generation {
 		var err error
-		if ticket, err = k.keys.forward(app.Name, t, &answer.Record, answer.Predecessors); err != nil {
+		if ticket, err = k.keys.Load().forward(app.Name, t, &answer.Record, answer.Predecessors); err != nil {
 			return nil, k.alarm(app, t.SID, "successor")
 		}
 	}
-	s, err := k.keys.unpack(app.Name, ticket, &answer.Record)
+	s, err := k.keys.Load().unpack(app.Name, ticket, &answer.Record)
 	if err != nil {
 		return nil, k.alarm(app, t.SID, "box")
 	}

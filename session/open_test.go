@@ -418,6 +418,31 @@ func TestServerKeysReplacedInTurn(t *testing.T) {
 	w.open(turned, first, page)
 }
 
+// One process turns from key to key, in the middle of a refresh too.
+func TestServerKeysReplacedWhileRunning(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	one, two := session.NewServerKey(), session.NewServerKey()
+	k := w.replicaWith(keyring(t, one))
+	first := w.begin(k)
+	k.ReplaceKeys(keyring(t, one, two))
+	second := w.rotate(k, first)
+
+	w.provider.before = func() { k.ReplaceKeys(keyring(t, two)) }
+	third := w.rotate(k, second)
+	w.provider.before = nil
+	w.wantUnavailable(k, third, page)
+	w.open(w.replicaWith(keyring(t, one)), third, page) // committed with the key that it began with
+
+	k.ReplaceKeys(keyring(t, two, one))
+	fourth := w.rotate(k, third)
+	k.ReplaceKeys(keyring(t, two))
+	w.open(k, fourth, page)
+	k.ReplaceKeys(keyring(t, one))
+	w.wantUnavailable(k, fourth, page)
+	w.provider.wantNoReuse(t)
+}
+
 func TestCacheAsksRedisNothing(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t)

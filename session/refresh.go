@@ -188,7 +188,7 @@ func (k *Keeper) fly(ctx context.Context, app *App, v *view, stays func() bool, 
 		k.forget(v.SID) // the session isn't as it was when it was kept
 		return nil, nil
 	}
-	e := &exchange{k: k, app: app, view: v, attempt: attempt, record: answer.Record, predecessors: answer.Predecessors, stays: stays, redis: answer.Now, local: k.now()}
+	e := &exchange{k: k, app: app, keys: k.keys.Load(), view: v, attempt: attempt, record: answer.Record, predecessors: answer.Predecessors, stays: stays, redis: answer.Now, local: k.now()}
 	if answer.Record.Hash != v.ticket.Secret.Hash() {
 		// Redis lost what was judged, and came to this version by another way.
 		e.withdraw(ctx)

@@ -158,7 +158,7 @@ func (k *Keeper) unlock(ctx context.Context, app *App, v *view, shown *LocalKey)
 	if err != nil {
 		return k.alarm(app, v.SID, "box")
 	}
-	s, refresh, err := k.keys.openSplit(app.Name, v.ticket, &v.record, body, shown)
+	s, refresh, err := k.keys.Load().openSplit(app.Name, v.ticket, &v.record, body, shown)
 	if errors.Is(err, ErrLocalKey) {
 		return err
 	}

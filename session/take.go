@@ -19,7 +19,7 @@ const (
 // takeName is what Redis may know of an attempt's name. It may be a person's,
 // which a plain hash would give away to anybody with a list.
 func (k *Keeper) takeName(app *App, name string) [32]byte {
-	h := hmac.New(sha256.New, k.keys.Derive(labelTake, app.Name, 32)[0])
+	h := hmac.New(sha256.New, k.keys.Load().Derive(labelTake, app.Name, 32)[0])
 	h.Write([]byte(name))
 	return [32]byte(h.Sum(nil))
 }
