@@ -229,4 +229,9 @@ var ofSessions = []mutant{
 		edits: []edit{{"session/take.go", "turn, err := k.store.TakeTurn(ctx, hashed, turnLease)\n\tif err != nil {\n\t\treturn false, k.unavailable(ctx, err)\n\t}", "turn, err := k.store.TakeTurn(ctx, hashed, turnLease)\n\tif err != nil {\n\t\tturn = store.TurnFirst\n\t}"}},
 		pkg:   "session", test: "TestDoOnceStoreDown",
 	},
+	{
+		id: "keys-in-mid-exchange", rule: "a commit is written with the keys that its exchange began with",
+		edits: []edit{{"session/exchange.go", "change.Body = e.keys.pack(app.Name, ticket", "change.Body = k.keys.Load().pack(app.Name, ticket"}},
+		pkg:   "session", test: "TestServerKeysReplacedWhileRunning",
+	},
 }
