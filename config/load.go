@@ -159,6 +159,7 @@ func syntaxError(err error, src []byte) (line int, message string) {
 	}
 	line = se.GetToken().Position.Line
 	message = "is no valid YAML: " + printable(quotedTail.ReplaceAllString(se.GetMessage(), ""))
+	message = strings.Replace(message, "found character '?' that", "found a tab, which", 1) // the only one it says that of
 	lines := bytes.Split(src, []byte("\n"))
 	if line >= 1 && line <= len(lines) && strings.Contains(message, "must be specified") && bytes.Contains(lines[line-1], []byte("${")) {
 		message += "; inside […] and {…} write \"${…}\" with quotes"

@@ -249,6 +249,7 @@ func TestSyntax(t *testing.T) {
 		{"scalar", "cloakroom\n", "1: must be a mapping of keys to values"},
 		{"list", "- a\n", "1: must be a mapping of keys to values"},
 		{"unclosed", minimal + "log: {level: info\n", "17: is no valid YAML: could not find flow mapping end token '}'"},
+		{"a tab", strings.Replace(minimal, "\n    origin", "\n\torigin", 1), "8: is no valid YAML: found a tab, which cannot start any token"},
 		{"bad escape shows nothing", minimal + "listen: \"\\qhunter2\"\n", "17: is no valid YAML: found unknown escape character"},
 		{"bad block header shows nothing", minimal + "listen: |hunter2\n  x\n", "17: is no valid YAML: invalid header option"},
 		{"unquoted expansion in braces", minimal + "admin: {token: ${file:/x}}\n", "17: is no valid YAML: ',' or '}' must be specified; inside […] and {…} write \"${…}\" with quotes"},

@@ -17,7 +17,7 @@ func (l *loader) routes(v value) []Route {
 		r := l.route(o)
 		o.done()
 		for i, other := range out {
-			if r.Path != "" && clash(r, other) {
+			if r.Path != "" && other.Path != "" && clash(r, other) {
 				o.get("path").problem("leads to the same requests as %s", at[i].path)
 				break
 			}

@@ -147,7 +147,7 @@ func (k *Keeper) count(app *App, v *view, r Refreshed) {
 	}
 	attrs := []slog.Attr{slog.String("app", app.Name), slog.Any("sid", v.SID), slog.String("outcome", r.Outcome.String())}
 	if r.Err != nil {
-		attrs = append(attrs, slog.String("error", r.Err.Error()))
+		attrs = append(attrs, slog.String("err", r.Err.Error()))
 	}
 	k.log.LogAttrs(context.Background(), level, "refresh", attrs...)
 }

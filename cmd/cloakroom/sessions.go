@@ -140,6 +140,9 @@ func (c sessionsEndCmd) Validate() error {
 	case c.All:
 		return c.misused()
 	}
+	if c.SID == "" && (c.Sub == "" || c.App == "") {
+		return errors.New("name a session's id, or --sub and --app, or --app and --all")
+	}
 	return cmp.Or(c.misused(), oneOf(c.SID, c.Sub, c.App))
 }
 

@@ -245,6 +245,6 @@ func (p *Provider) Ready() bool { return p.metadata.known() }
 
 func (p *Provider) logFailure(what string) func(error) {
 	return func(err error) {
-		p.cfg.Log.Warn("identity provider: fetch failed", "what", what, "issuer", p.cfg.Issuer, "error", err)
+		p.cfg.Log.Warn("identity provider: fetch failed", "what", what, "issuer", p.cfg.Issuer, "err", err)
 	}
 }

@@ -174,9 +174,9 @@ func (p *Provider) checkRefreshed(ctx context.Context, g Grant, subject string) 
 		return g, &RefreshError{Kind: Foreign, err: err}
 	}
 	if errors.Is(err, ErrUnavailable) {
-		p.cfg.Log.Warn("identity provider: no keys to check a refreshed ID token with; going on without it", "issuer", p.cfg.Issuer, "error", err)
+		p.cfg.Log.Warn("identity provider: no keys to check a refreshed ID token with; going on without it", "issuer", p.cfg.Issuer, "err", err)
 	} else {
-		p.cfg.Log.Error("provider alarm", "audit", true, "alarm", "refreshed_id_token", "issuer", p.cfg.Issuer, "error", err)
+		p.cfg.Log.Error("provider alarm", "audit", true, "alarm", "refreshed_id_token", "issuer", p.cfg.Issuer, "err", err)
 	}
 	g.ID = ""
 	return g, nil

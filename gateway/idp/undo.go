@@ -38,7 +38,7 @@ func (p *Provider) undo(ctx context.Context, op operation, g Grant) {
 			err = errors.Join(err, p.revoke(ctx, string(g.Access), "access_token"))
 		}
 		if err != nil && !errors.Is(err, errors.ErrUnsupported) {
-			p.cfg.Log.Warn("identity provider: a failed login's tokens were not all handed back", "issuer", p.cfg.Issuer, "operation", string(op), "error", err)
+			p.cfg.Log.Warn("identity provider: a failed login's tokens were not all handed back", "issuer", p.cfg.Issuer, "operation", string(op), "err", err)
 		}
 	}()
 }

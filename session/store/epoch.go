@@ -37,7 +37,7 @@ func (s *Store) connected(ctx context.Context, cn *redis.Conn) error {
 			if s.log == nil {
 				return
 			}
-			s.log.Warn("redis: the account may not ask INFO: what a failover or a restart loses is not written again", "error", err.Error())
+			s.log.Warn("redis refuses INFO replication: what a failover or a restart loses is not written again", "err", err.Error())
 		})
 		return nil
 	}
