@@ -46,6 +46,9 @@ func (x *exchange) forwardDirect(pool *upstream.Pool) error {
 	}
 	h := x.w.Header()
 	x.incoming(h, d.Head.Fields)
+	if x.call.Private {
+		keepPrivate(h)
+	}
 	if d.Chunked() {
 		for i := range d.Head.Fields {
 			if f := &d.Head.Fields[i]; f.Name == "Trailer" {

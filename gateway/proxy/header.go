@@ -10,23 +10,32 @@ import (
 // foldBuffer is longer than any name that is known.
 type foldBuffer [64]byte
 
-// foldHeader writes name in lower case with "_" and "." as "-" to buf: servers
-// of the CGI line fold them, so "X_Forwarded_For" is "X-Forwarded-For" to them.
-// Of a longer name only the beginning is written.
+// foldHeader writes name in lower case, with "-" for all that is neither letter
+// nor digit, to buf. Servers of the CGI line fold "-" and "_" together, some of
+// them "." too, and some (lighttpd, Apache before 2.4) whatever may stand in a
+// name: "X_Forwarded_For" and "X!Forwarded~For" are "X-Forwarded-For" to them. Of
+// a longer name only the beginning is written.
 func foldHeader(buf *foldBuffer, name string) []byte {
 	n := min(len(name), len(buf))
 	for i := range n {
-		c := name[i]
-		switch {
-		case 'A' <= c && c <= 'Z':
-			c |= 0x20
-		case c == '_' || c == '.':
-			c = '-'
-		}
-		buf[i] = c
+		buf[i] = folded[name[i]]
 	}
 	return buf[:n]
 }
+
+var folded = func() (t [256]byte) {
+	for c := range t {
+		switch b := byte(c); {
+		case 'A' <= b && b <= 'Z':
+			t[c] = b | 0x20
+		case 'a' <= b && b <= 'z', '0' <= b && b <= '9':
+			t[c] = b
+		default:
+			t[c] = '-'
+		}
+	}
+	return t
+}()
 
 // ours reports a header that only the gateway may set, whichever way it goes.
 func ours(folded []byte) bool {
@@ -39,8 +48,9 @@ func ours(folded []byte) bool {
 }
 
 // believed reports a header by which well-known proxies tell an upstream who
-// the caller is or what was asked for. Upstreams that trust one of them trust
-// it from any peer, and the gateway is the peer.
+// the caller is or what was asked for, or that a server makes something of by
+// itself (Proxy, which CGI makes HTTP_PROXY of). Upstreams that trust one of them
+// trust it from any peer, and the gateway is the peer.
 func believed(folded []byte) bool {
 	switch string(folded) {
 	case "proxy-authorization", "remote-user", "remote-groups", "remote-email", "remote-name",
@@ -48,7 +58,10 @@ func believed(folded []byte) bool {
 		"x-original-url", "x-original-uri", "x-original-method", "x-original-host", "x-original-forwarded-for",
 		"x-rewrite-url", "x-client-ip", "x-cluster-client-ip", "client-ip", "true-client-ip", "cf-connecting-ip", "fastly-client-ip",
 		"x-client-cert", "client-cert", "client-cert-chain", "x-client-dn", "x-client-verify",
-		"cf-access-jwt-assertion", "cf-access-authenticated-user-email", "early-data", "http2-settings", "cookie2",
+		"x-remote-addr", "x-remote-ip", "x-originating-ip", "x-host", "x-http-host-override", "x-http-destinationurl", "x-url-scheme", "x-scheme", "front-end-https",
+		"x-userinfo", "x-id-token", "x-jwt-assertion", "x-anonymous-consumer", "x-authenticated-groups", "x-authenticated-scope",
+		"fly-client-ip", "x-appengine-user-ip", "x-arr-clientcert", "x-azure-clientip", "x-azure-socketip", "proxy",
+		"early-data", "http2-settings", "cookie2",
 		// Other spellings alone come here: these themselves are the framing's, or pass.
 		"transfer-encoding", "content-length", "content-type", "sec-fetch-site", "sec-fetch-mode", "sec-fetch-dest":
 		return true
@@ -56,7 +69,20 @@ func believed(folded []byte) bool {
 	return hasPrefix(folded, "x-amzn-") || hasPrefix(folded, "x-ms-client-principal") ||
 		hasPrefix(folded, "x-goog-authenticated-user-") || hasPrefix(folded, "x-goog-iap-") ||
 		hasPrefix(folded, "x-ssl-") || hasPrefix(folded, "ssl-client-") || hasPrefix(folded, "x-envoy-") ||
-		hasPrefix(folded, "x-endpoint-api-userinfo") || hasPrefix(folded, "x-vouch-")
+		hasPrefix(folded, "x-endpoint-api-userinfo") || hasPrefix(folded, "x-vouch-") || hasPrefix(folded, "cf-access-") ||
+		hasPrefix(folded, "x-authentik-") || hasPrefix(folded, "x-pomerium-") || hasPrefix(folded, "x-consumer-") || hasPrefix(folded, "x-credential-") ||
+		hasPrefix(folded, "oidc-claim-") || hasPrefix(folded, "oidc-access-token") || hasPrefix(folded, "oidc-id-token") || hasPrefix(folded, "tailscale-user-")
+}
+
+// renames reports a header by which a client asks for another method than the
+// request line's. It passes where the route is for all methods, and has no place
+// where it isn't.
+func renames(folded []byte) bool {
+	switch string(folded) {
+	case "x-http-method-override", "x-http-method", "x-method-override":
+		return true
+	}
+	return false
 }
 
 func hasPrefix(b []byte, prefix string) bool {
@@ -161,4 +187,26 @@ func NoStore(h http.Header) {
 		}
 	}
 	h["Cache-Control"] = []string{"no-store"}
+}
+
+// keepPrivate makes a response that no shared cache keeps of one to somebody who
+// was known by a cookie, unless the upstream says that it is for all: public or
+// s-maxage. The upstream was asked with an Authorization header, in the light of
+// which nobody may share an answer that doesn't say so (RFC 9111 section 3.5).
+// Who stands between the browser and the gateway has seen no such header, and a
+// cookie means nothing to a cache: it would keep an answer with a mere max-age,
+// or a date, for the next person.
+func keepPrivate(h http.Header) {
+	for directive := range tokens(h["Cache-Control"]) {
+		name, _, argument := strings.Cut(directive, "=")
+		switch strings.ToLower(name) {
+		case "public", "s-maxage", "no-store":
+			return
+		case "private":
+			if !argument { // of the whole, not of some fields
+				return
+			}
+		}
+	}
+	h["Cache-Control"] = append(h["Cache-Control"], "private")
 }

@@ -15,10 +15,11 @@ func (x *exchange) incoming(h http.Header, fields []upstream.Field) {
 			connection = append(connection, fields[i].Value)
 		}
 	}
+	hop := connectionNames(connection)
 	values := make([]string, len(fields))
 	for i := range fields {
 		f := &fields[i]
-		if hopByHop(f.Name) || namedBy(connection, f.Name) || !filter.response(f.Name, f.Value) {
+		if hopByHop(f.Name) || hop[f.Name] || !filter.response(f.Name, f.Value) {
 			continue
 		}
 		if lines, ok := h[f.Name]; ok {
@@ -59,7 +60,7 @@ func (x *exchange) trailers(fields []upstream.Field) {
 		return
 	}
 	h := x.w.Header()
-	announced := h["Trailer"]
+	announced := connectionNames(h["Trailer"])
 	x.dirty = true
 	x.Flush() // or net/http may find that there was no need for chunks
 	for i := range fields {
@@ -68,7 +69,7 @@ func (x *exchange) trailers(fields []upstream.Field) {
 			continue
 		}
 		name := f.Name
-		if !hasToken(announced, name) {
+		if !announced[name] {
 			name = http.TrailerPrefix + name
 		}
 		h[name] = append(h[name], f.Value)

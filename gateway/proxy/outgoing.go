@@ -47,7 +47,7 @@ func (x *exchange) header(out *outgoing) {
 	}
 	got := in.Header["Traceparent"]
 	sameTrace := len(got) == 1 && got[0] == tp
-	connection := in.Header["Connection"]
+	hop := connectionNames(in.Header["Connection"])
 	var buf foldBuffer
 	for name, lines := range in.Header {
 		switch name {
@@ -62,11 +62,11 @@ func (x *exchange) header(out *outgoing) {
 				continue // it belongs to a trace that ends here
 			}
 		default:
-			if folded := foldHeader(&buf, name); ours(folded) || believed(folded) {
+			if folded := foldHeader(&buf, name); ours(folded) || believed(folded) || x.call.FixedMethod && renames(folded) {
 				continue
 			}
 		}
-		if x.names(name) || namedBy(connection, name) {
+		if x.names(name) || hop[name] {
 			continue
 		}
 		for _, line := range lines {
@@ -120,13 +120,19 @@ func (x *exchange) names(name string) bool {
 	return false
 }
 
-// namedBy reports whether a Connection header makes name hop-by-hop (RFC 9110
-// section 7.6.1).
-func namedBy(connection []string, name string) bool {
-	if len(connection) == 0 || len(connection) == 1 && (connection[0] == "keep-alive" || connection[0] == "close" || connection[0] == "Upgrade") {
-		return false
+// connectionNames are the fields that a Connection header makes hop-by-hop (RFC
+// 9110 section 7.6.1), by canonical name; nil: none. It is made once a message: to
+// ask each of thousands of names of each of thousands of fields would take a
+// client's few bytes for a large part of a second.
+func connectionNames(lines []string) map[string]bool {
+	if len(lines) == 0 || len(lines) == 1 && (lines[0] == "keep-alive" || lines[0] == "close" || lines[0] == "Upgrade") {
+		return nil
 	}
-	return hasToken(connection, name)
+	names := make(map[string]bool)
+	for t := range tokens(lines) {
+		names[http.CanonicalHeaderKey(t)] = true
+	}
+	return names
 }
 
 func (p *Proxy) publicScheme(r *http.Request) string {

@@ -15,8 +15,9 @@
 // set (Authorization, DPoP, Forwarded, X-Forwarded-*, X-Real-IP, X-BFF,
 // X-BFF-*, Secure-Session-*, X-Auth-Request-*) and those by which well-known
 // proxies assert an identity or another address or URL, in every spelling that
-// differs by case, "_" or "."; hop-by-hop headers and those that Connection
-// names. Then, so that no client can delete or double them: Authorization with
+// differs by case or by what stands between letters and digits; hop-by-hop headers
+// and those that Connection names; with [Call].FixedMethod,
+// X-HTTP-Method-Override and its like. Then, so that no client can delete or double them: Authorization with
 // the call's bearer, X-Forwarded-For, -Host and -Proto, traceparent. Host is
 // the upstream's own. Of the upgrades only WebSocket passes.
 //
@@ -25,7 +26,9 @@
 // The upstream's answer as it is, a redirect or a 401 too, less: cookies of the
 // gateway's names, Clear-Site-Data, Alt-Svc (they speak for the whole origin)
 // and the headers that only the gateway may set; in informational responses
-// and trailers likewise. What else an upstream says about the origin passes,
+// and trailers likewise. An answer to somebody known by a cookie ([Call].Private)
+// is private to shared caches unless it says that it is public, as it is to all
+// that know of the upstream's Authorization. What else an upstream says about the origin passes,
 // since the operator chose it: Strict-Transport-Security, Report-To, Refresh,
 // Service-Worker-Allowed.
 //
@@ -141,7 +144,8 @@ type Config struct {
 	OwnCookies func(name string) bool
 	// IdentityHeaders are names by which the route's upstream is told of the
 	// caller ([Call.Headers]). They are taken out of requests in every spelling
-	// that differs by case, "_" or ".", and out of responses.
+	// that differs by case or by what stands between letters and digits, and out of
+	// responses.
 	IdentityHeaders []string
 	// Transport carries the requests. An [upstream.Pool] has its own addresses,
 	// whatever host Target names, and over plain HTTP/1.1 is spoken to directly.
@@ -175,6 +179,13 @@ type Call struct {
 	Headers []Header
 	// Traceparent is for the upstream; empty means [Traceparent] of the request.
 	Traceparent string
+	// Private tells that the request's cookie, and nothing that caches know of, says
+	// whose the answer is: none of them may share it, unless the upstream says so.
+	Private bool
+	// FixedMethod tells that the route is for some methods alone: headers by which
+	// some upstreams would take the request for one of another method are taken
+	// out.
+	FixedMethod bool
 	// Ended is closed when the session that the call is made for has ended.
 	// If it is closed already, nothing is sent. A request that is not answered
 	// yet is cancelled, and its error is [ErrEnded]; an answer under way is cut;

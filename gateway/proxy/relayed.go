@@ -2,8 +2,10 @@ package proxy
 
 import (
 	"context"
+	"crypto/tls"
 	"errors"
 	"io"
+	"net"
 	"net/http"
 	"net/http/httptrace"
 	"net/textproto"
@@ -50,7 +52,7 @@ func (x *exchange) forwardRelayed() error {
 	y.done = true
 	y.mu.Unlock()
 	if err != nil {
-		err = x.verdict(err)
+		err = x.verdict(tellable(err))
 		x.closeBody(out.Body)
 		return err
 	}
@@ -68,6 +70,9 @@ func (x *exchange) forwardRelayed() error {
 	}
 	h := x.w.Header()
 	x.incoming(h, fields)
+	if x.call.Private {
+		keepPrivate(h)
+	}
 	names := make([]string, 0, len(res.Trailer))
 	for name := range res.Trailer {
 		names = append(names, name)
@@ -171,9 +176,28 @@ func (x *exchange) copy(body io.Reader) {
 			return
 		}
 		if err != nil {
-			x.broken(err)
+			x.broken(tellable(err))
 		}
 	}
+}
+
+var errUnreadable = errors.New("connection broken, or not HTTP")
+
+// tellable is err, if it can be logged: net/http quotes what it can't parse, and
+// what an upstream sends may be the bearer that it got.
+func tellable(err error) error {
+	if found, ok := errors.AsType[net.Error](err); ok { // addresses, the system's errors, and timeouts
+		return found
+	}
+	if found, ok := errors.AsType[*tls.CertificateVerificationError](err); ok {
+		return found
+	}
+	for _, known := range [...]error{io.EOF, io.ErrUnexpectedEOF, net.ErrClosed, context.Canceled, context.DeadlineExceeded} {
+		if errors.Is(err, known) {
+			return known
+		}
+	}
+	return errUnreadable
 }
 
 // inform passes one informational response on. It runs on the transport's

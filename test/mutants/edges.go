@@ -53,12 +53,12 @@ var ofTheEdges = []mutant{
 	},
 	{
 		id: "proxy-canonical-names-only", rule: "trusted names are stripped in every spelling", from: "reliability 11",
-		edits: []edit{{"gateway/proxy/header.go", "case c == '_' || c == '.':", "case c == 0:"}},
+		edits: []edit{{"gateway/proxy/header.go", "\t\t\tt[c] = '-'\n", "\t\t\tt[c] = b\n"}},
 		pkg:   "gateway/proxy", test: "TestForwardStripsTrustedNames",
 	},
 	{
 		id: "proxy-connection-after-ours", rule: "Connection names no header of ours away",
-		edits: []edit{{"gateway/proxy/outgoing.go", "\tout.add(\"X-Forwarded-Host\", in.Host)\n", "\tif !namedBy(connection, \"X-Forwarded-Host\") {\n\t\tout.add(\"X-Forwarded-Host\", in.Host)\n\t}\n"}},
+		edits: []edit{{"gateway/proxy/outgoing.go", "\tout.add(\"X-Forwarded-Host\", in.Host)\n", "\tif !hop[\"X-Forwarded-Host\"] {\n\t\tout.add(\"X-Forwarded-Host\", in.Host)\n\t}\n"}},
 		pkg:   "gateway/proxy", test: "TestG04ConnectionNamedHeaders",
 	},
 	{
