@@ -60,14 +60,13 @@ import (
 // Gateway serves the apps it was given. It is an http.Handler, safe for
 // concurrent use.
 type Gateway struct {
-	keeper  *session.Keeper
-	keys    *session.Keyring
-	log     *slog.Logger
-	metrics *metrics
-	trusted []netip.Prefix
-	// headerBytes bounds a request's header; accessLog has each request told.
-	headerBytes int
-	accessLog   bool
+	keeper      *session.Keeper
+	keys        *session.Keyring
+	log         *slog.Logger
+	metrics     *metrics
+	trusted     []netip.Prefix
+	headerBytes int // bounds a request's header
+	lines       accessLines
 	tracer      trace.Tracer // nil: nothing is traced
 	now         func() time.Time
 
@@ -92,8 +91,8 @@ type Options struct {
 	// server lets it. A server whose limit is looser gives more of the refused
 	// ones a problem for an answer instead of its own.
 	HeaderBytes int
-	// AccessLog has a line a request at level info, instead of debug.
-	AccessLog bool
+	// Access has a line a request at level info. Nil: Log has it at level debug.
+	Access *slog.Logger
 	// Tracer makes a span of each request, and of what it waits for. It should not
 	// follow a client's wish to be sampled. Nil: nothing is traced.
 	Tracer trace.Tracer
@@ -104,7 +103,7 @@ type Options struct {
 func New(keeper *session.Keeper, keys *session.Keyring, opts Options) *Gateway {
 	g := &Gateway{
 		keeper: keeper, keys: keys, log: opts.Log, trusted: opts.TrustedProxies, now: opts.Now,
-		headerBytes: opts.HeaderBytes, accessLog: opts.AccessLog, tracer: opts.Tracer,
+		headerBytes: opts.HeaderBytes, tracer: opts.Tracer,
 		metrics: newMetrics(opts.Metrics), mayHandOut: keeper.MayHandOut,
 		verifying: make(chan struct{}, maxVerifying),
 	}
@@ -114,6 +113,7 @@ func New(keeper *session.Keeper, keys *session.Keyring, opts Options) *Gateway {
 	if g.now == nil {
 		g.now = time.Now
 	}
+	g.lines = newAccessLines(g.log, opts.Access)
 	g.minted, g.verified = newMinted(g.now), newVerified()
 	g.apps.Store(&map[string]*app{})
 	return g
@@ -148,7 +148,10 @@ func (g *Gateway) Wait(ctx context.Context) error { return g.jobs.wait(ctx) }
 
 // ServeHTTP answers one request.
 func (g *Gateway) ServeHTTP(rw http.ResponseWriter, r *http.Request) {
-	w := &response{ResponseWriter: rw, g: g, received: g.now()}
+	w := &response{
+		ResponseWriter: rw, g: g, received: g.now(),
+		http2: r.ProtoMajor == 2, unread: r.ProtoMajor == 1 && r.Body != http.NoBody,
+	}
 	boundTracestate(r.Header)
 	if g.tracer != nil {
 		r = g.startTrace(w, r)
@@ -275,6 +278,7 @@ func (g *Gateway) own(w *response, r *http.Request, path string) error {
 func (g *Gateway) finish(w *response, r *http.Request) {
 	v := recover()
 	w.watch.Stop()
+	defer w.leave()
 	defer w.endTrace(r)
 	if v == http.ErrAbortHandler {
 		g.access(w, r)

@@ -261,7 +261,7 @@ func TestHSTS(t *testing.T) {
 // An access log is a line a request at level info, without what it must not tell.
 func TestAccessLog(t *testing.T) {
 	w := newWorld(t)
-	w.options = func(o *gateway.Options) { o.AccessLog = true }
+	w.options = func(o *gateway.Options) { o.Access = o.Log }
 	b := w.browser(w.replica())
 	b.login()
 	want(t, b.fetch("GET", "/api/very-private?also=this"), 200)

@@ -45,7 +45,7 @@ func (c checkCmd) Run() error {
 	if err == nil {
 		r.Warnings = append(r.Warnings, cfg.Warnings()...)
 		var s *service
-		if s, err = wire(cfg, slog.New(slog.DiscardHandler)); err == nil {
+		if s, err = wire(cfg, slog.New(slog.DiscardHandler), nil); err == nil {
 			if c.Online {
 				r.Online = s.online(cfg)
 			}

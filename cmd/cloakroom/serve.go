@@ -50,17 +50,20 @@ func (c serveCmd) Run() error {
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM, os.Interrupt)
 	defer stop()
 	context.AfterFunc(ctx, stop)
-	return serve(ctx, cfg, c.load, newLogger(cfg.Log))
+	// Standard output belongs to what a command was asked for.
+	return serve(ctx, cfg, c.load, newLoggers(cfg.Log, os.Stderr))
 }
 
 // serve runs the gateway until ctx is done, and then drains it. The error is
 // something that kept it from starting, from going on, or from finishing what
 // must not be left undone. again reads the configuration anew.
-func serve(ctx context.Context, cfg *config.Config, again func() (*config.Config, error), log *slog.Logger) (err error) {
+func serve(ctx context.Context, cfg *config.Config, again func() (*config.Config, error), logs loggers) (err error) {
+	log := logs.Logger
+	defer logs.drain()
 	for _, w := range cfg.Warnings() {
 		log.Warn("configuration: "+w.Message, slog.String("key", w.Key), slog.Int("line", w.Line))
 	}
-	s, err := wire(cfg, log)
+	s, err := wire(cfg, log, logs.access)
 	if err != nil {
 		return err
 	}
@@ -111,6 +114,7 @@ func serve(ctx context.Context, cfg *config.Config, again func() (*config.Config
 	}
 
 	log.Info("draining", slog.String("delay", cfg.Drain.Delay.String()), slog.String("timeout", cfg.Drain.Timeout.String()))
+	logs.drain()
 	health.Drain()
 	draining.Store(true)
 	time.Sleep(cfg.Drain.Delay)

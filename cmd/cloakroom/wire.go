@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"log/slog"
 	"net/http"
-	"os"
 	"slices"
 	"strings"
 	"sync/atomic"
@@ -52,7 +51,9 @@ type appProvider struct {
 
 // wire makes a service. What is wrong with cfg and wasn't found by the config
 // package is found here.
-func wire(cfg *config.Config, log *slog.Logger) (*service, error) {
+//
+// access is where the requests' lines go; nil: log has them, at level debug.
+func wire(cfg *config.Config, log, access *slog.Logger) (*service, error) {
 	s := &service{metrics: newRegistry()}
 	s.upstreams = upstream.NewMetrics(s.metrics)
 	keys := make([]session.ServerKey, len(cfg.Keys))
@@ -70,7 +71,7 @@ func wire(cfg *config.Config, log *slog.Logger) (*service, error) {
 		return nil, fmt.Errorf("tracing: %w", err)
 	}
 	opts := gateway.Options{Log: log, Metrics: s.metrics, TrustedProxies: cfg.TrustedProxies,
-		HeaderBytes: cfg.Limits.HeaderBytes, AccessLog: cfg.Log.Access}
+		HeaderBytes: cfg.Limits.HeaderBytes, Access: access}
 	if s.tracing != nil {
 		opts.Tracer = s.tracing.tracer
 	}
@@ -316,14 +317,4 @@ func newRegistry() *prometheus.Registry {
 	info.Set(1)
 	r.MustRegister(info)
 	return r
-}
-
-// newLogger logs to standard error: standard output belongs to what a command
-// was asked for.
-func newLogger(l config.Log) *slog.Logger {
-	opts := &slog.HandlerOptions{Level: l.Level}
-	if l.Format == "text" {
-		return slog.New(slog.NewTextHandler(os.Stderr, opts))
-	}
-	return slog.New(slog.NewJSONHandler(os.Stderr, opts))
 }

@@ -80,7 +80,7 @@ apps:
 			if err != nil {
 				t.Fatal(err)
 			}
-			s, err := wire(cfg, slog.New(slog.DiscardHandler))
+			s, err := wire(cfg, slog.New(slog.DiscardHandler), nil)
 			if err != nil {
 				t.Fatal(err)
 			}
