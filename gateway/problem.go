@@ -232,9 +232,16 @@ func (g *Gateway) fail(w *response, r *http.Request, err error) {
 		return
 	}
 	if isNavigation(r) {
-		web.Error(w, status, web.ErrorPage{
-			Code: string(p.code), Title: title, Detail: p.detail, TraceID: w.trace, LoginURL: doc.LoginURL,
-		})
+		page := web.ErrorPage{Code: string(p.code), Title: title, Detail: p.detail, TraceID: w.trace, LoginURL: doc.LoginURL}
+		if mayPass(p.code) {
+			// A callback's code may be spent by now: what can be had again is a login.
+			if w.endpoint == endpointCallback {
+				page.LoginURL = loginPath
+			} else {
+				page.Again = r.Method == http.MethodGet
+			}
+		}
+		web.Error(w, status, page)
 		return
 	}
 	h.Set("Content-Type", "application/problem+json")
@@ -246,6 +253,15 @@ func (g *Gateway) fail(w *response, r *http.Request, err error) {
 func offersLogin(c code) bool {
 	switch c {
 	case codeLoginRequired, codeLocalKeyRequired, codeLoginExpired, codeLoginCancelled, codeLoginFailed, codeCookieRefused:
+		return true
+	}
+	return false
+}
+
+// mayPass reports whether the same request may well succeed in a while.
+func mayPass(c code) bool {
+	switch c {
+	case codeProviderUnavailable, codeStoreUnavailable, codeUpstreamBusy, codeUpstreamUnreachable, codeUpstreamTimeout, codeRateLimited:
 		return true
 	}
 	return false

@@ -116,6 +116,41 @@ func TestProblems(t *testing.T) {
 	}
 }
 
+// A person whom something in the infrastructure keeps out is offered the page
+// again; a callback, which can't be had again, leads to another login.
+func TestPagesOfferAnotherTry(t *testing.T) {
+	g := New(&session.Keeper{}, mustRing(t), Options{})
+	const again, login = `href="">Try again`, `href="/bff/login">Log in`
+	for _, row := range []struct {
+		name, method string
+		endpoint     endpoint
+		err          error
+		want         string
+	}{
+		{"store down", "GET", endpointRoute, &session.UnavailableError{Err: errInside}, again},
+		{"provider down at login", "GET", endpointLogin, fmt.Errorf("%w: %w", idp.ErrUnavailable, errInside), again},
+		{"upstream down", "GET", endpointRoute, proxy.ErrUnreachable, again},
+		{"store down under a form", "POST", endpointLogout, &session.UnavailableError{Err: errInside}, ""},
+		{"provider down in a callback", "GET", endpointCallback, fmt.Errorf("%w: %w", idp.ErrUnavailable, errInside), login},
+		{"nothing there", "GET", endpointRoute, web.ErrNotFound, ""},
+		{"not in", "GET", endpointRoute, errNoTicket, login},
+	} {
+		t.Run(row.name, func(t *testing.T) {
+			r := httptest.NewRequest(row.method, "/orders?canary", nil)
+			r.Header.Set("Sec-Fetch-Mode", "navigate")
+			rec := httptest.NewRecorder()
+			g.fail(&response{ResponseWriter: rec, g: g, app: testApp(t, "shop"), endpoint: row.endpoint}, r, row.err)
+			body := rec.Body.String()
+			if has := strings.Count(body, "href="); row.want == "" && has > 0 || row.want != "" && (has != 1 || !strings.Contains(body, row.want)) {
+				t.Errorf("%d\n%s", rec.Code, body)
+			}
+			if strings.Contains(body, "canary") {
+				t.Error("the page shows its URL")
+			}
+		})
+	}
+}
+
 func TestEveryCodeHasAnAnswer(t *testing.T) {
 	for c, answer := range codes {
 		if answer.status < 400 || answer.title == "" {

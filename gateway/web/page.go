@@ -57,6 +57,7 @@ var pages = template.Must(template.New("pages").Parse(`
 <h1>{{.Title}}</h1>
 {{with .Detail}}<p>{{.}}</p>
 {{end}}{{with .LoginURL}}<a class="act" href="{{.}}">Log in</a>
+{{end}}{{if .Again}}<a class="act" href="">Try again</a>
 {{end}}<dl><dt>Code</dt><dd>{{.Code}}</dd>{{with .TraceID}}<dt>Trace</dt><dd>{{.}}</dd>{{end}}</dl>
 </main>
 {{end}}
@@ -106,6 +107,8 @@ type ErrorPage struct {
 	TraceID string
 	// LoginURL is a path of this origin; anything else is left out.
 	LoginURL string
+	// Again offers to open the page once more.
+	Again bool
 }
 
 // Error writes a page about a failed navigation.
