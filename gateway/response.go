@@ -44,6 +44,10 @@ type response struct {
 	// upload is the request's body, if it went to an upstream.
 	upload *upload
 
+	http2  bool
+	unread bool // over HTTP/1.1: the request has a body
+	stall  stall
+
 	status int // of the final header; 0 while none is written
 	bytes  int64
 }
@@ -68,7 +72,10 @@ func (w *response) WriteHeader(status int) {
 	if status != http.StatusSwitchingProtocols {
 		w.addCookies()
 	}
-	if w.upload != nil && !w.upload.whole.Load() {
+	switch {
+	case w.upload == nil && w.unread:
+		w.dropBody()
+	case w.upload != nil && !w.upload.whole.Load():
 		w.Header()["Connection"] = []string{"close"}
 	}
 	w.ResponseWriter.WriteHeader(status)
@@ -94,7 +101,11 @@ func (w *response) addCookies() {
 
 func (w *response) Write(b []byte) (int, error) {
 	w.WriteHeader(http.StatusOK)
+	watched := w.expect(len(b))
 	n, err := w.ResponseWriter.Write(b)
+	if watched {
+		w.taken()
+	}
 	w.bytes += int64(n)
 	return n, err
 }
@@ -103,9 +114,7 @@ func (w *response) Write(b []byte) (int, error) {
 // the same method on the connection's own writer.
 func (w *response) ReadFrom(src io.Reader) (int64, error) {
 	w.WriteHeader(http.StatusOK)
-	n, err := io.Copy(w.ResponseWriter, src)
-	w.bytes += n
-	return n, err
+	return w.copyFrom(src)
 }
 
 // Flush and FlushError are here, and not left to Unwrap, because a flush writes
@@ -114,7 +123,12 @@ func (w *response) Flush() { _ = w.FlushError() }
 
 func (w *response) FlushError() error {
 	w.WriteHeader(http.StatusOK)
-	return http.NewResponseController(w.ResponseWriter).Flush()
+	watched := w.expect(0)
+	err := http.NewResponseController(w.ResponseWriter).Flush()
+	if watched {
+		w.taken()
+	}
+	return err
 }
 
 // Hijack hands the connection over: no header of ours will be written, so no

@@ -32,7 +32,10 @@ func (g *Gateway) forward(w *response, r *http.Request, rt *Route, path string, 
 
 // send is forward, within the route's limits.
 func (g *Gateway) send(w *response, r *http.Request, rt *Route, path string, from caller) (err error) {
-	call := proxy.Call{Path: path, Bearer: from.token, Headers: from.headers, Traceparent: w.parent, Ended: from.watch.Done()}
+	call := proxy.Call{
+		Path: path, Bearer: from.token, Headers: from.headers, Traceparent: w.parent, Ended: from.watch.Done(),
+		Private: from.watch != nil && !from.bearer, FixedMethod: rt.Methods != nil,
+	}
 	if from.watch != nil && proxy.IsWebSocket(r) {
 		ended := make(chan struct{})
 		ctx, cancel := context.WithCancel(r.Context())
@@ -56,6 +59,9 @@ func (g *Gateway) send(w *response, r *http.Request, rt *Route, path string, fro
 		r.Body = w.upload
 	}
 	err = rt.Upstream.Forward(w, r, call)
+	if w.upload != nil && !w.upload.whole.Load() {
+		w.dropBody() // who listened for it has its answer
+	}
 	if over := from.watch.Err(); over != nil && (errors.Is(err, proxy.ErrEnded) || errors.Is(err, context.Canceled)) {
 		return g.overtaken(w, r, from, over)
 	}
