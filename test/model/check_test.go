@@ -26,8 +26,10 @@ type bounds struct {
 	background     bool // refreshes that nobody waits for
 	timeouts       bool
 	wait           bool // the writes that matter are replicated before they count
+	handouts       bool // and so is an opening's note that it hands a successor out
 	replay         bool // commits and ends are run again after a failover
 	seeded         *kv  // the record at the start, if not a new one
+	sent           bool // and a request with its oldest ticket is on its way
 
 	loses   []uint16 // the least sets of faults that lose a session; nil: not looked at
 	reaches []string // besides, what has to have happened
@@ -63,6 +65,14 @@ func (m *model) fail(what string) {
 	if m.failed == "" {
 		m.failed = what
 	}
+}
+
+// say is what a step is called in stories; otherwise nobody asks.
+func (m *model) say(format string, args ...any) string {
+	if !m.trace {
+		return ""
+	}
+	return fmt.Sprintf(format, args...)
 }
 
 // emit is a step to t.
@@ -152,6 +162,8 @@ func (m *model) change(s *state, o op, got outcome) {
 	case m.faults&failover == 0 || s.faults&failover != 0:
 	case m.wait && (o.kind == opSend || o.kind == opEnd || o.kind == opEndAttempt || o.kind == opCommit):
 		s.back = 0
+	case m.handouts && got.result == store.Handout:
+		s.back = 0
 	default:
 		s.back = s.kv
 	}
@@ -173,6 +185,12 @@ func (m *model) explore(t *testing.T) bool {
 			first.gens[p.uid] = p.gen
 		}
 		first.gens[record.uid] = record.gen
+		if !record.confirmed { // its cookie was lost
+			first.jar = record.preds[record.n-1].uid
+		}
+	}
+	if m.sent {
+		first.reqs[0] = req{who: browser, uid: record.preds[0].uid, age: networkTicks}
 	}
 	first.kv = m.id(record)
 	m.canon(&first)
@@ -349,7 +367,7 @@ func (m *model) describe(s *state) string {
 		b.WriteString("; thief:")
 		for uid := uint8(1); uid <= s.tickets; uid++ {
 			if s.purse&(1<<uid) != 0 {
-				b.WriteString(" " + s.ticket(uid))
+				fmt.Fprintf(&b, " %s", s.ticket(uid))
 			}
 		}
 	}

@@ -10,7 +10,7 @@ func TestReduction(t *testing.T) {
 		{name: "honest", requestsAtOnce: 2, tickets: 2, rotations: 2, loses: []uint16{}},
 		{name: "theft", requestsAtOnce: 2, tickets: 2, rotations: 1, theft: true, loses: []uint16{}},
 		{name: "slow", requestsAtOnce: 2, tickets: 2, rotations: 1, slowAnswers: true, gone: true, loses: []uint16{}},
-		{name: "faults", requestsAtOnce: 1, tickets: 2, rotations: 1, faults: crash | unheard | badProxy | loggedOut | failover, atOnce: 2, loses: []uint16{}},
+		{name: "faults", requestsAtOnce: 1, tickets: 2, rotations: 1, faults: crash | unheard | badProxy | loggedOut | failover, atOnce: 1, loses: []uint16{}},
 	} {
 		t.Run(b.name, func(t *testing.T) {
 			redis.t = t

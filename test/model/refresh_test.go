@@ -1,8 +1,6 @@
 package model
 
 import (
-	"fmt"
-
 	"github.com/cloakroom/cloakroom/session/store"
 )
 
@@ -37,7 +35,7 @@ func (m *model) refreshes(s *state) {
 		switch j.phase {
 		case claiming:
 			o.kind = opClaim
-			m.call(s, o, fmt.Sprintf("replica %d claims", r), func(s *state, result store.Result) {
+			m.call(s, o, m.say("replica %d claims", r), func(s *state, result store.Result) {
 				switch result {
 				case store.OK:
 					now := viewOf(m.kvs[s.kv])
@@ -58,7 +56,7 @@ func (m *model) refreshes(s *state) {
 			}, fails)
 		case looking:
 			o.kind = opLook
-			m.call(s, o, fmt.Sprintf("replica %d looks at the mark", r), func(s *state, result store.Result) {
+			m.call(s, o, m.say("replica %d looks at the mark", r), func(s *state, result store.Result) {
 				switch result {
 				case store.Looked:
 					m.reach("a lone mark was looked at", true)
@@ -72,8 +70,8 @@ func (m *model) refreshes(s *state) {
 			}, fails)
 		case latching:
 			o.kind = opSend
-			m.fault(s, refused, fmt.Sprintf("replica %d can't reach the provider", r), to(withdrawing, true))
-			m.call(s, o, fmt.Sprintf("replica %d sets the mark", r), func(s *state, result store.Result) {
+			m.fault(s, refused, m.say("replica %d can't reach the provider", r), to(withdrawing, true))
+			m.call(s, o, m.say("replica %d sets the mark", r), func(s *state, result store.Result) {
 				if result == store.OK {
 					s.jobs[r].phase = asking
 					return
@@ -87,7 +85,7 @@ func (m *model) refreshes(s *state) {
 			m.commit(s, r, j, v)
 		case rejecting:
 			o.kind, o.reason = opEndAttempt, rejected
-			m.call(s, o, fmt.Sprintf("replica %d ends the session: the token was rejected", r), func(s *state, result store.Result) {
+			m.call(s, o, m.say("replica %d ends the session: the token was rejected", r), func(s *state, result store.Result) {
 				if result == store.OK {
 					m.reach("ended for a rejected token", true)
 					m.endedBy(s, r, op{kind: opEnd, reason: rejected})
@@ -99,7 +97,7 @@ func (m *model) refreshes(s *state) {
 			}, stays)
 		case withdrawing:
 			o.kind = opWithdraw
-			m.call(s, o, fmt.Sprintf("replica %d takes its mark back", r), func(s *state, _ store.Result) {
+			m.call(s, o, m.say("replica %d takes its mark back", r), func(s *state, _ store.Result) {
 				if j.fails {
 					fails(s)
 				} else {
@@ -108,14 +106,14 @@ func (m *model) refreshes(s *state) {
 			}, stays)
 		case releasing:
 			o.kind = opRelease
-			m.call(s, o, fmt.Sprintf("replica %d leaves its mark behind", r), func(s *state, _ store.Result) { fails(s) }, stays)
+			m.call(s, o, m.say("replica %d leaves its mark behind", r), func(s *state, _ store.Result) { fails(s) }, stays)
 		}
 		if record := m.kvs[s.kv]; j.phase > claiming && record.leased == lapsed && record.lease == j.attempt {
 			o := op{kind: opClaim, version: v.version, attempt: j.attempt}
-			m.call(s, o, fmt.Sprintf("replica %d renews its lease", r), func(*state, store.Result) {}, nil)
+			m.call(s, o, m.say("replica %d renews its lease", r), func(*state, store.Result) {}, nil)
 		}
 		if j.phase != idling || s.journal[r] != 0 || s.at(r) {
-			m.fault(s, crash, fmt.Sprintf("replica %d crashes", r), func(s *state) {
+			m.fault(s, crash, m.say("replica %d crashes", r), func(s *state) {
 				s.jobs[r], s.journal[r], s.again[r] = job{}, 0, 0
 				for i, q := range s.reqs {
 					if q.who != nobody && q.rep == r && q.phase != onItsWay && q.phase != slow && q.phase != answering {
@@ -129,7 +127,7 @@ func (m *model) refreshes(s *state) {
 
 // ask presents the refresh token to a strict provider.
 func (m *model) ask(s *state, r uint8, v view) {
-	name := fmt.Sprintf("replica %d presents token %d", r, v.rt)
+	name := m.say("replica %d presents token %d", r, v.rt)
 	m.fault(s, busy, name+": 503", func(s *state) { s.jobs[r].phase, s.jobs[r].fails = withdrawing, true })
 	// Without WAIT a failover may lose the mark itself.
 	marked := s.faults&failover == 0 || m.wait
@@ -184,14 +182,16 @@ func (m *model) commit(s *state, r uint8, j job, v view) {
 		}
 	}
 	o.handed = o.change == advance && owner >= 0
-	name := fmt.Sprintf("replica %d commits token %d", r, o.rt)
+	name := m.say("replica %d commits token %d", r, o.rt)
 	if o.change == advance {
-		name = fmt.Sprintf("replica %d commits token %d and ticket %d.%d, handed out: %v", r, o.rt, o.gen, o.uid, o.handed)
+		name = m.say("replica %d commits token %d and ticket %d.%d, handed out: %v", r, o.rt, o.gen, o.uid, o.handed)
 	}
 	m.call(s, o, name, func(s *state, result store.Result) {
 		switch result {
 		case store.OK:
 			m.reach("a commit in place", o.change == inPlace)
+			m.reach("a commit in place, for there is no room for one more predecessor", o.change == inPlace && current && v.confirmed)
+			m.reach("an advance that drops a predecessor", o.change == advance && m.kvs[s.kv].n <= v.n)
 			m.reach("an advance with nobody to hand it out to", o.change == advance && !o.handed)
 			m.reach("a commit run again after a lost reply", j.next != 0)
 			make(s)
@@ -310,7 +310,8 @@ func (m *model) world(s *state) {
 	}
 	if s.watch == 0 && m.theft {
 		t := *s
-		t.watch, t.watchAt, t.purse = stolen, int8(s.gens[s.jar]), 1<<s.jar
+		t.purse = 1 << s.jar
+		m.watchTheft(&t)
 		m.emit(&t, "a thief copies %s", s.ticket(s.jar))
 	}
 	if record.status == live {
@@ -322,13 +323,14 @@ func (m *model) world(s *state) {
 				t := *s
 				t.faults |= loggedOut
 				o := op{kind: opEnd, reason: logout}
-				m.call(&t, o, fmt.Sprintf("the user logs out at replica %d", r), func(s *state, _ store.Result) { m.endedBy(s, r, o) }, nil)
+				m.call(&t, o, m.say("the user logs out at replica %d", r), func(s *state, _ store.Result) { m.endedBy(s, r, o) }, nil)
 			}
 		}
 	}
 	if s.back != 0 {
 		m.fault(s, failover, "Redis fails over and loses its last write", func(s *state) {
 			s.kv, s.back = s.back, 0
+			m.watchTheft(s)
 			for r := range s.journal {
 				if s.journal[r] != 0 {
 					s.again[r] = 2
@@ -345,6 +347,9 @@ func (m *model) world(s *state) {
 		t.again[r] = 1
 		got := m.run(t.kv, o)
 		m.change(&t, o, got)
+		if got.kv != s.kv {
+			m.watchTheft(&t)
+		}
 		m.reach("a commit run again after a failover", o.kind == opCommit && got.kv != s.kv)
 		m.reach("an end run again after a failover", o.kind == opEnd && got.kv != s.kv)
 		m.emit(&t, "replica %d runs its %s again: %s", r, opNames[o.kind], got.result)

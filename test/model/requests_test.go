@@ -64,11 +64,12 @@ func (m *model) requests(s *state) {
 			m.open(s, i)
 		case kill:
 			// [session.Keeper.refuse]: a second call, on the server's context.
-			m.call(s, op{kind: opEnd, reason: reuse}, fmt.Sprintf("a replica ends the session for the %s's %s: reuse", who, s.ticket(q.uid)), func(s *state, r store.Result) {
+			m.call(s, op{kind: opEnd, reason: reuse}, m.say("a replica ends the session for the %s's %s: reuse", who, s.ticket(q.uid)), func(s *state, r store.Result) {
 				if r == store.OK {
-					if s.watch == 0 {
+					if s.watch == 0 && !s.twice {
 						m.fail("(a) an honest browser was ended for reuse")
 					}
+					m.reach("ended for reuse, since a failover forgot a hand-out", s.watch == 0)
 					m.reach("ended for reuse after a theft", s.watch != 0)
 					m.endedBy(s, q.rep, op{kind: opEnd, reason: reuse})
 				}
@@ -143,7 +144,7 @@ func (m *model) open(s *state, i int) {
 	q := s.reqs[i]
 	drop := func(s *state) { s.reqs[i] = req{} }
 	o := op{kind: opOpen, gen: s.gens[q.uid], uid: q.uid}
-	m.call(s, o, fmt.Sprintf("replica %d opens the %s's %s", q.rep, parties[q.who], s.ticket(q.uid)), func(s *state, r store.Result) {
+	m.call(s, o, m.say("replica %d opens the %s's %s", q.rep, parties[q.who], s.ticket(q.uid)), func(s *state, r store.Result) {
 		m.judged(s, i, r, drop)
 	}, drop)
 }
@@ -172,6 +173,7 @@ func (m *model) judged(s *state, i int, verdict store.Result, drop func(*state))
 		if s.faults&failover == 0 {
 			m.fail(fmt.Sprintf("nothing was lost, but a ticket is answered %q", verdict))
 		}
+		m.reach("after a theft and a failover the owner's ticket is newer than the record", s.watch != 0 && q.who == browser)
 		drop(s)
 		return
 	default:
@@ -229,8 +231,12 @@ func (m *model) served(s *state, i int, drop func(*state)) {
 		return
 	}
 	// An opening isn't waited for: a failover may lose its note of a hand-out.
-	if s.handed&(1<<q.cookie) != 0 && s.faults&failover == 0 {
-		m.fail(fmt.Sprintf("(b) %s is handed out a second time", s.ticket(q.cookie)))
+	if s.handed&(1<<q.cookie) != 0 {
+		if s.faults&failover == 0 || m.handouts {
+			m.fail(fmt.Sprintf("(b) %s is handed out a second time", s.ticket(q.cookie)))
+		}
+		m.reach("a successor handed out a second time, after a failover", true)
+		s.twice = true
 	}
 	s.handed |= 1 << q.cookie
 	if q.who == thief && !m.all {
@@ -269,13 +275,14 @@ func (m *model) reissue(s *state, i int, drop func(*state)) {
 		s.tickets++
 		s.gens[s.tickets] = o.gen
 	}
-	m.call(s, o, fmt.Sprintf("replica %d issues another successor for %s", q.rep, s.ticket(q.uid)), func(s *state, r store.Result) {
+	m.call(s, o, m.say("replica %d issues another successor for %s", q.rep, s.ticket(q.uid)), func(s *state, r store.Result) {
 		q := &s.reqs[i]
 		switch r {
 		case store.OK:
 			make(s)
 			m.reach("a successor issued again", true)
 			m.reach("a successor issued again to the thief", q.who == thief)
+			m.reach("a re-issue that drops a predecessor", m.kvs[s.kv].n < v.n)
 			m.journal(s, q.rep, o)
 			q.cookie, q.held, q.view = s.tickets, 0, 0
 		case store.Sending:
@@ -346,6 +353,19 @@ func (m *model) watchServed(s *state, who uint8) {
 	}
 }
 
+// watchTheft begins to watch, after a theft, and anew after a failover: Redis may
+// have forgotten that a successor was handed out, and hands it out once more. Then
+// owner and thief share a ticket, until the next rotation parts them.
+func (m *model) watchTheft(s *state) {
+	if s.purse == 0 {
+		return
+	}
+	s.watch, s.watchAt, s.used = stolen, int8(s.gens[s.jar]), [2]bool{}
+	if s.faults&failover != 0 {
+		s.watchAt = max(s.watchAt, int8(m.kvs[s.kv].gen))
+	}
+}
+
 // What is watched after a theft.
 const (
 	_ uint8 = iota
@@ -390,4 +410,9 @@ func (s *state) at(rep uint8) bool {
 	return false
 }
 
-func (s *state) ticket(uid uint8) string { return fmt.Sprintf("ticket %d.%d", s.gens[uid], uid) }
+// name is a ticket's, in stories.
+type name struct{ gen, uid uint8 }
+
+func (n name) String() string { return fmt.Sprintf("ticket %d.%d", n.gen, n.uid) }
+
+func (s *state) ticket(uid uint8) name { return name{s.gens[uid], uid} }

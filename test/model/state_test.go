@@ -4,7 +4,7 @@ import "github.com/cloakroom/cloakroom/session/store"
 
 const (
 	maxRequests = 3
-	maxTickets  = 10
+	maxTickets  = 11
 	replicas    = 2
 )
 
@@ -29,6 +29,7 @@ type state struct {
 	jar     uint8
 	purse   uint16 // the thief's tickets
 	handed  uint16 // tickets that an answer has carried
+	twice   bool   // one has been, since a failover forgot the first
 
 	revoked   bool  // the provider knows the family of tokens no more
 	presented bool  // its current token was shown to it
