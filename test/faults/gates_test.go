@@ -273,10 +273,11 @@ func newTicketIsLost(s *scene) {
 func endedDuringAGrant(s *scene) {
 	hold, done := s.refreshing(s.first, gatewaytest.GateAfterCommit)
 	cookie, session := s.b.Ticket()
-	s.b.LogOut()
-	if session.Ended == 0 {
-		s.t.Fatal("the logout was not acknowledged")
+	acknowledged := s.ending(session, "logout")
+	if op := s.b.Do(Ask{Kind: KindLogout, Cookie: cookie, Session: session}); op.Status != http.StatusOK {
+		s.t.Fatalf("the logout: %s", &op)
 	}
+	acknowledged()
 	hold.Release()
 	if op := <-done; op.Status != http.StatusUnauthorized {
 		s.t.Errorf("the refresh that was under way: %s", &op)
