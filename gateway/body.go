@@ -22,12 +22,13 @@ func readBody(w *response, r *http.Request, mediaType string, limit int64) ([]by
 	c := http.NewResponseController(w)
 	_ = c.SetReadDeadline(time.Now().Add(bodyTimeout))
 	body, err := io.ReadAll(http.MaxBytesReader(w, r.Body, limit))
-	_ = c.SetReadDeadline(time.Time{})
 	if err != nil {
+		w.unread = false // what is left of it has had its time
 		if _, ok := errors.AsType[*http.MaxBytesError](err); ok {
 			return nil, &problem{code: codeTooLarge, err: err}
 		}
 		return nil, &problem{code: codeInvalidRequest, detail: "the body broke off", err: err}
 	}
+	_ = c.SetReadDeadline(time.Time{})
 	return body, nil
 }

@@ -34,6 +34,7 @@ type arena struct {
 	w        *rig.World
 	provider *gatewaytest.Provider
 	up       *upstream
+	tls      *upstream // nil if not asked for
 	decoders *decoders
 	g        *rig.Gateway // plain HTTP
 	secure   *rig.Gateway // TLS, HTTP/2; nil if not asked for
@@ -65,6 +66,8 @@ type answer struct {
 // setup says what an arena has beside the usual.
 type setup struct {
 	secure   bool
+	byMethod bool // /by-method: POST for everybody, and the rest protected
+	overTLS  bool // /over-tls: as /app, to an upstream over TLS, arena.tls
 	replicas int
 	change   func(rig.Config)
 	provider gatewaytest.Options
@@ -106,6 +109,20 @@ func newArena(t *testing.T, s setup) *arena {
 		gatewaytest.User{Username: "alice", Claims: map[string]any{"roles": []string{"admin"}}},
 		gatewaytest.User{Username: "bob", Claims: map[string]any{"roles": []string{"user"}}})
 	var reg rig.Registration
+	if s.byMethod {
+		s.routes = append(s.routes,
+			map[string]any{"path": "/by-method", "upstream": a.up.url(), "methods": []any{"POST"}, "auth": "none"},
+			map[string]any{"path": "/by-method", "upstream": a.up.url(), "methods": []any{"GET", "DELETE"}})
+	}
+	if s.overTLS {
+		cert, key := certificate(t)
+		a.tls = newUpstreamOn(t, listenTLS(t, cert, key))
+		a.tls.scheme = "https"
+		s.routes = append(s.routes, map[string]any{
+			"path": "/over-tls", "upstream": a.tls.url(),
+			"connection": map[string]any{"tls": map[string]any{"ca_file": cert, "server_name": "app.test"}},
+		})
+	}
 	a.provider, reg = rig.Strict(t, rig.Origin, s.provider)
 	a.w = rig.New(t, rig.Setup{Provider: reg, Replicas: max(1, s.replicas), Change: func(c rig.Config) {
 		routes := append([]any{}, s.routes...)
@@ -397,6 +414,19 @@ func post(target, body string, header ...string) string {
 // insecure trusts the arena's certificate, whatever it is.
 func insecure(protocols ...string) *tls.Config {
 	return &tls.Config{InsecureSkipVerify: true, ServerName: "app.test", NextProtos: protocols}
+}
+
+func listenTLS(t testing.TB, cert, key string) net.Listener {
+	t.Helper()
+	pair, err := tls.LoadX509KeyPair(cert, key)
+	if err != nil {
+		t.Fatal(err)
+	}
+	l, err := tls.Listen("tcp", "127.0.0.1:0", &tls.Config{Certificates: []tls.Certificate{pair}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return l
 }
 
 // certificate is a self-signed one for app.test and its neighbours.

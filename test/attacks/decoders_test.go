@@ -51,6 +51,9 @@ var trusted = []string{
 	"X-Original-Url", "X-Original-Uri", "X-Original-Method", "X-Original-Host", "X-Rewrite-Url", "X-Client-Ip", "X-Cluster-Client-Ip", "True-Client-Ip",
 	"Cf-Connecting-Ip", "X-Client-Cert", "X-Ssl-Client-Cert", "Ssl-Client-Verify", "X-Amzn-Oidc-Data", "X-Amzn-Oidc-Identity",
 	"X-Ms-Client-Principal", "X-Goog-Authenticated-User-Email", "X-Goog-Iap-Jwt-Assertion", "Cf-Access-Jwt-Assertion",
+	"X-Authentik-Username", "X-Pomerium-Jwt-Assertion", "Oidc-Claim-Sub", "Oidc-Access-Token", "X-Consumer-Username", "X-Credential-Identifier", "X-Userinfo", "X-Id-Token",
+	"X-Jwt-Assertion", "Tailscale-User-Login", "Cf-Access-Client-Id", "X-Arr-Clientcert", "X-Azure-Clientip", "Fly-Client-Ip", "X-Remote-Addr", "X-Host", "X-Http-Host-Override",
+	"X-Url-Scheme", "Front-End-Https", "Proxy",
 	"X-Bff", "X-Bff-User", "X-Bff-Local-Key", "X-Bff-Background", "Dpop", "Proxy-Authorization", "Early-Data", "Secure-Session-Response",
 }
 
@@ -197,6 +200,20 @@ func (d *decoders) read(r *received) map[string]reading {
 	for name, p := range models(r.target) {
 		m[name] = reading{Path: p}
 	}
+	// lighttpd's CGI folds whatever is no letter and no digit, and so did Apache's.
+	cgis := reading{m["apache"].Path, map[string]string{}}
+	for _, l := range r.lines {
+		cgis.Header[strings.Map(func(r rune) rune {
+			switch {
+			case 'a' <= r && r <= 'z':
+				return r - 'a' + 'A'
+			case 'A' <= r && r <= 'Z', '0' <= r && r <= '9':
+				return r
+			}
+			return '_'
+		}, l.name)] += l.value
+	}
+	m["lighttpd"] = cgis
 	d.memo[key] = m
 	return m
 }

@@ -2,8 +2,11 @@ package attacks
 
 import (
 	"fmt"
+	"io"
+	"net"
 	"net/http"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 )
@@ -14,7 +17,12 @@ import (
 // has two readings.
 func TestI(t *testing.T) {
 	t.Parallel()
-	a := newArena(t, setup{secure: true})
+	early, err := net.Listen("tcp", "127.0.0.1:0") // an upstream that hears no request out
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { early.Close() })
+	a := newArena(t, setup{secure: true, routes: []any{map[string]any{"path": "/early", "upstream": "http://" + early.Addr().String(), "auth": "none"}}})
 	const smuggled = "GET /public/smuggled HTTP/1.1\r\nHost: app.test\r\n\r\n"
 
 	open := func(lines string, body string) string {
@@ -355,6 +363,72 @@ func TestI(t *testing.T) {
 			}
 		}
 		c.untouched()
+	})
+	a.row("I-20_unread_bodies", func(c *row) {
+		// A body that nobody reads is not waited for for ever, nor is what it belongs to.
+		requests := []string{
+			"POST /bff/token", "POST /app/x", "GET /bff/nothing", "POST /bff/logout", "POST /bff/login", "POST /bff/backchannel-logout", "PUT /app/x", "DELETE /bff/sessions",
+		}
+		type ended struct {
+			request string
+			x       *exchanged
+			after   time.Duration
+		}
+		done := make(chan ended)
+		n := 0
+		for _, first := range requests {
+			for _, lines := range []string{"Content-Length: 1000\r\n\r\nabc", "Transfer-Encoding: chunked\r\n\r\n5\r\nhel", "Content-Length: 10\r\nExpect: 100-continue\r\n\r\n"} {
+				n++
+				go func() {
+					start := time.Now()
+					x := c.send(first + " HTTP/1.1\r\nHost: app.test\r\nContent-Type: application/x-www-form-urlencoded\r\n" + lines)
+					done <- ended{first, x, time.Since(start)}
+				}()
+			}
+		}
+		for range n {
+			if e := <-done; e.x.finals() != 1 || e.x.status() < 400 || e.after > 13*time.Second { // 10 s to read it, or 5 s to drop it
+				c.Errorf("%s: %v after %v", e.request, e.x, e.after)
+			}
+		}
+		c.untouched()
+	})
+	a.row("I-21_answered_early", func(c *row) {
+		// The upstream answers before it has the body. The rest of that never comes.
+		go func() {
+			for {
+				conn, err := early.Accept()
+				if err != nil {
+					return
+				}
+				go func() {
+					defer conn.Close()
+					_ = conn.SetDeadline(time.Now().Add(patience))
+					_, _ = conn.Read(make([]byte, 8192))
+					io.WriteString(conn, "HTTP/1.1 413 Content Too Large\r\nContent-Length: 2\r\n\r\nno")
+					_, _ = io.Copy(io.Discard, conn)
+				}()
+			}
+		}()
+		var all sync.WaitGroup
+		for _, lines := range []string{"Content-Length: 1000\r\n\r\nabc", "Transfer-Encoding: chunked\r\n\r\n5\r\nhel", "Content-Length: 10\r\nExpect: 100-continue\r\n\r\n", "Transfer-Encoding: chunked\r\nExpect: 100-continue\r\n\r\n"} {
+			all.Go(func() {
+				conn, err := net.Dial("tcp", c.g.Public)
+				if err != nil {
+					c.Error(err)
+					return
+				}
+				defer conn.Close()
+				_ = conn.SetDeadline(time.Now().Add(patience))
+				start := time.Now()
+				io.WriteString(conn, "POST /early/x HTTP/1.1\r\nHost: app.test\r\n"+lines)
+				got, err := io.ReadAll(conn)
+				if !strings.Contains(string(got), "HTTP/1.1 413 ") || !strings.Contains(string(got), "Connection: close\r\n") || err != nil && strings.Contains(err.Error(), "timeout") {
+					c.Errorf("%q: %q, %v after %v", lines, got, err, time.Since(start))
+				}
+			})
+		}
+		all.Wait()
 	})
 	a.row("I-13_slow_header", func(c *row) {
 		// A header that never ends is given up, and costs nobody else anything.

@@ -18,7 +18,7 @@ const spoof = "spoofed-8d1f"
 // on no path, whatever the gateway has to say in its place.
 func TestG(t *testing.T) {
 	t.Parallel()
-	a := newArena(t, setup{secure: true})
+	a := newArena(t, setup{secure: true, byMethod: true})
 
 	// believes fails if any upstream would take spoof for a trusted header's value.
 	believes := func(c *row) {
@@ -83,6 +83,46 @@ func TestG(t *testing.T) {
 			c.http2(fields("GET", "/public/x", field{strings.ToLower(strings.ReplaceAll(name, "-", "_")), spoof}, field{strings.ToLower(name), spoof}))
 		}
 		believes(c)
+	})
+	a.row("G-20_separators", func(c *row) {
+		// All that may stand in a name is a "-" to some server.
+		for _, name := range trusted {
+			var lines strings.Builder
+			for _, separator := range "!#$%&'*+^`|~" {
+				if spelled := strings.ReplaceAll(name, "-", string(separator)); spelled != name {
+					fmt.Fprintf(&lines, "%s: %s\r\n", spelled, spoof)
+				}
+			}
+			c.want(c.send(get("/public/x", lines.String())), http.StatusOK, "")
+			c.want(c.send(get("/app/x", fetched, a.cookie("alice"), lines.String())), http.StatusOK, "")
+		}
+		believes(c)
+	})
+	a.row("G-21_method_override", func(c *row) {
+		// Of a route that is for some methods, no header makes one for others.
+		for _, name := range []string{"X-HTTP-Method-Override", "X-HTTP-Method", "X-Method-Override", "X_HTTP_Method_Override", "X.HTTP.Method", "x-method~override"} {
+			c.want(c.send(post("/by-method/x", "", name+": DELETE\r\n")), http.StatusOK, "")
+		}
+		c.want(c.send(request("DELETE", "/by-method/x", fetched)), http.StatusUnauthorized, "login_required")
+		for _, r := range c.arrived() {
+			if r.method != "POST" || strings.Contains(r.head, "DELETE") {
+				c.Errorf("the upstream got %q", r.head)
+			}
+		}
+	})
+	a.row("G-22_connection_flood", func(c *row) {
+		// To look for each field among what Connection names is work for each pair.
+		var names strings.Builder
+		for i := range 2500 {
+			fmt.Fprintf(&names, "%c%c%c:\r\n", 'a'+i%26, 'a'+i/26%26, 'a'+i/676)
+		}
+		before := a.usage().cpu
+		for range 20 {
+			c.want(c.send(get("/public/x", "Connection: "+strings.Repeat("a,", 7000)+"\r\n", names.String())), http.StatusOK, "")
+		}
+		if spent := a.usage().cpu - before; spent > 1.5 {
+			c.Errorf("20 requests took %.2f s of CPU", spent)
+		}
 	})
 	a.row("G-02_malformed_names", func(c *row) {
 		for _, l := range []string{

@@ -166,11 +166,13 @@ func (c *row) cookiesOf(x *exchanged, a *answer) {
 }
 
 // usage is what a process holds.
-type usage struct{ goroutines, sockets, memory float64 }
+type usage struct{ goroutines, sockets, memory, cpu float64 }
 
-func (a *arena) usage() usage {
+func (a *arena) usage() usage { return usageOf(a.g) }
+
+func usageOf(g *rig.Gateway) usage {
 	var u usage
-	for text := range strings.Lines(a.g.Metrics()) {
+	for text := range strings.Lines(g.Metrics()) {
 		name, value, _ := strings.Cut(strings.TrimSpace(text), " ")
 		n, _ := strconv.ParseFloat(value, 64)
 		switch name {
@@ -180,6 +182,8 @@ func (a *arena) usage() usage {
 			u.sockets = n
 		case "process_resident_memory_bytes":
 			u.memory = n
+		case "process_cpu_seconds_total":
+			u.cpu = n
 		}
 	}
 	return u

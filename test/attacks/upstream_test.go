@@ -20,6 +20,7 @@ import (
 // query's "do", among the answers that the test has taught it; without one it
 // says in X-Upstream-Sub whose bearer came along, and nothing else of it.
 type upstream struct {
+	scheme   string
 	listener net.Listener
 	all      sync.WaitGroup
 
@@ -84,7 +85,13 @@ func newUpstream(t testing.TB) *upstream {
 	if err != nil {
 		t.Fatal(err)
 	}
-	u := &upstream{listener: l, answers: map[string]func(*served) bool{}, conns: map[net.Conn]bool{}}
+	return newUpstreamOn(t, l)
+}
+
+// newUpstreamOn serves a listener, of TLS for one.
+func newUpstreamOn(t testing.TB, l net.Listener) *upstream {
+	t.Helper()
+	u := &upstream{scheme: "http", listener: l, answers: map[string]func(*served) bool{}, conns: map[net.Conn]bool{}}
 	t.Cleanup(func() {
 		l.Close()
 		u.mu.Lock()
@@ -117,7 +124,7 @@ func newUpstream(t testing.TB) *upstream {
 	return u
 }
 
-func (u *upstream) url() string { return "http://" + u.listener.Addr().String() }
+func (u *upstream) url() string { return u.scheme + "://" + u.listener.Addr().String() }
 
 // teach adds an answer. It reports whether the connection goes on.
 func (u *upstream) teach(name string, answer func(*served) (again bool)) {

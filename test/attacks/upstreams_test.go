@@ -6,6 +6,7 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"net/url"
 	"strings"
 	"testing"
 	"time"
@@ -17,7 +18,7 @@ import (
 // R: what an upstream may do to the people behind the gateway.
 func TestR(t *testing.T) {
 	t.Parallel()
-	a := newArena(t, setup{secure: true})
+	a := newArena(t, setup{secure: true, overTLS: true})
 	closed, _ := net.Listen("tcp", "127.0.0.1:0")
 	closed.Close()
 
@@ -50,6 +51,47 @@ func TestR(t *testing.T) {
 			got := c.http2(append(fields("GET", "/app/x?do="+name, fetchedFields...), a.cookieField("alice")))
 			if got != nil && strings.Contains(strings.ToLower(fmt.Sprint(got.Header)), "cloakroom") {
 				c.Errorf("HTTP/2: %q passes: %v", cookie, got.Header)
+			}
+		}
+	})
+	a.row("R-20_our_cookies_over_TLS", func(c *row) {
+		// Another client speaks to an upstream over TLS: what its parser lets pass
+		// must be nothing to a browser either.
+		for i, cookie := range []string{
+			rig.SessionCookie + "=x", "\r" + rig.SessionCookie + "=x", "\x0b" + rig.SessionCookie + "=x", "\x00" + rig.SessionCookie + "=x", "a=1\rSet-Cookie: " + rig.SessionCookie + "=x", "\r\n " + rig.SessionCookie + "=x",
+			"\r\n\t" + rig.SessionCookie + "=x; Secure; Path=/", rig.SessionCookie + "\x00=x", rig.SessionCookie + "\r=x", "__Host-cloakroom-\r\n landed=1",
+		} {
+			name := fmt.Sprintf("cookie%d", i)
+			lines := "Set-Cookie: a=1\r\nSet-Cookie: " + cookie + "\r\n"
+			text := "HTTP/1.1 103 Early Hints\r\n" + lines + "\r\n" + "HTTP/1.1 200 OK\r\n" + lines + "Trailer: Set-Cookie\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nok\r\n0\r\n" + lines + "\r\n"
+			a.tls.teach(name, wire(text, false))
+			a.up.teach(name, wire(text, false))
+			for _, target := range []string{"/over-tls/x", "/app/x"} {
+				if x := c.send(get(target+"?do="+name, fetched, a.cookie("alice"))); strings.Contains(strings.ToLower(string(x.got)), rig.SessionCookie) || strings.Contains(string(x.got), "__Host-cloakroom") {
+					c.Errorf("%s: %q passes: %q", target, cookie, x.got)
+				}
+			}
+		}
+	})
+	a.row("R-21_what_it_sends_is_not_logged", func(c *row) {
+		// An upstream that breaks down may have the bearer on its lips.
+		const secret = "said-by-upstream-77d1"
+		for name, text := range map[string]string{
+			"no colon": "HTTP/1.1 200 OK\r\nAuthorization Bearer " + secret + "\r\n\r\n", "status": "HTTP/1.1 " + secret + " OK\r\n\r\n", "version": secret + " 200 OK\r\n\r\n",
+			"coding": "HTTP/1.1 200 OK\r\nTransfer-Encoding: " + secret + "\r\n\r\n", "length": "HTTP/1.1 200 OK\r\nContent-Length: " + secret + "\r\n\r\n", "no HTTP": secret + "\r\n\r\n",
+			"trailer": "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nok\r\n0\r\n" + secret + "\r\n\r\n", "chunk": "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n" + secret + "\r\nok\r\n0\r\n\r\n",
+			"bad trailer": "HTTP/1.1 200 OK\r\nTrailer: Content-Length, " + secret + "\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n", "switch": "HTTP/1.1 101 Switching Protocols\r\nUpgrade: " + secret + "\r\nConnection: Upgrade\r\n\r\n",
+			"hint": "HTTP/1.1 103 Early Hints\r\n" + secret + "\r\n\r\n", "name": "HTTP/1.1 200 OK\r\n(" + secret + "): x\r\n\r\n", "lengths": "HTTP/1.1 200 OK\r\nContent-Length: 2\r\nContent-Length: 3" + secret + "\r\n\r\nok",
+		} {
+			a.tls.teach(name, wire(text, false))
+			a.up.teach(name, wire(text, false))
+			for _, target := range []string{"/over-tls/x", "/app/x"} {
+				c.send(get(target+"?do="+url.QueryEscape(name), fetched, a.cookie("alice")))
+			}
+		}
+		for text := range strings.Lines(a.g.Output()) {
+			if strings.Contains(text, secret) {
+				c.Errorf("logged: %s", text)
 			}
 		}
 	})
@@ -294,6 +336,36 @@ func TestK(t *testing.T) {
 		}
 		if handed == 0 {
 			c.Error("no successor was handed out")
+		}
+	})
+	a.row("K-20_shared_caches", func(c *row) {
+		// The upstream was asked with Authorization, and its answer is nobody else's by
+		// RFC 9111 section 3.5. A cache in front of us has seen a cookie, which tells it
+		// nothing: it has to be told.
+		for i, test := range []struct{ sent, want string }{
+			{"", "private"}, {"max-age=600", "max-age=600, private"}, {"max-age=600, must-revalidate", "max-age=600, must-revalidate, private"}, {"no-cache", "no-cache, private"},
+			{"private, max-age=600", "private, max-age=600"}, {"PRIVATE", "PRIVATE"}, {"private=\"X-Note\"", "private=\"X-Note\", private"}, {"no-store", "no-store"},
+			{"public, max-age=600", "public, max-age=600"}, {"s-maxage=600", "s-maxage=600"}, {"immutable\r\nCache-Control: max-age=5", "immutable, max-age=5, private"}, {"max-age=5, xpublic", "max-age=5, xpublic, private"},
+		} {
+			name := fmt.Sprintf("cache%d", i)
+			header := "Last-Modified: Thu, 01 Jan 2015 00:00:00 GMT\r\nETag: \"x\"\r\nContent-Length: 2\r\n"
+			if test.sent != "" {
+				header += "Cache-Control: " + test.sent + "\r\n"
+			}
+			c.up.teach(name, wire("HTTP/1.1 200 OK\r\n"+header+"\r\nok", true))
+			for _, target := range []string{"/app/x", "/maybe/x", "/page/x"} {
+				x := c.send(get(target+"?do="+name, fetched, a.cookie("alice")))
+				c.want(x, http.StatusOK, "")
+				if got := strings.Join(x.final().Header["Cache-Control"], ", "); got != test.want && got != "no-store" { // with a successor
+					c.Errorf("%s: %q became %q, want %q", target, test.sent, got, test.want)
+				}
+			}
+			for _, target := range []string{"/public/x", "/maybe/x"} { // nobody's
+				x := c.send(get(target+"?do="+name, fetched))
+				if got := strings.Join(x.final().Header["Cache-Control"], "\r\nCache-Control: "); got != test.sent {
+					c.Errorf("%s: %q became %q", target, test.sent, got)
+				}
+			}
 		}
 	})
 	a.row("K-06_own_pages", func(c *row) {
