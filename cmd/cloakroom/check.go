@@ -15,6 +15,7 @@ import (
 type checkCmd struct {
 	configFlag
 	Online bool `help:"Ask Redis and the providers too."`
+	Report bool `help:"Tell what the configuration comes to, app by app: what to register, when sessions end, who may call what."`
 	JSON   bool `name:"json" help:"Print one JSON object instead of lines."`
 }
 
@@ -24,6 +25,7 @@ type report struct {
 	Problems []config.Problem `json:"problems"`
 	Warnings []config.Problem `json:"warnings"`
 	Online   []finding        `json:"online,omitempty"`
+	Report   []appReport      `json:"report,omitempty"`
 }
 
 // finding is one question that check --online asked.
@@ -48,6 +50,9 @@ func (c checkCmd) Run() error {
 		if s, err = wire(cfg, slog.New(slog.DiscardHandler), nil); err == nil {
 			if c.Online {
 				r.Online = s.online(cfg)
+			}
+			if c.Report {
+				r.Report = reported(cfg)
 			}
 			s.close()
 		}
@@ -90,6 +95,9 @@ func (r report) print(file string) {
 	}
 	if r.OK {
 		fmt.Printf("%s: ok\n", file)
+	}
+	for _, a := range r.Report {
+		a.print(os.Stdout)
 	}
 }
 
