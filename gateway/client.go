@@ -17,6 +17,8 @@ const (
 	// nobody wants: net/http reads that before the answer goes, or after it, with no
 	// deadline of its own.
 	unreadTimeout = 5 * time.Second
+	// answeredTimeout is the same where the answer has gone already.
+	answeredTimeout = 500 * time.Millisecond
 	// stallTimeout is how long a client may take to make room for the next part of
 	// an answer: as long as a WebSocket's, and nginx's default.
 	stallTimeout = time.Minute
@@ -99,8 +101,8 @@ func (w *response) copyFrom(src io.Reader) (total int64, err error) {
 }
 
 // dropBody gives the client a while to send the rest of a body that nobody reads.
-func (w *response) dropBody() {
-	_ = http.NewResponseController(w.ResponseWriter).SetReadDeadline(time.Now().Add(unreadTimeout))
+func (w *response) dropBody(while time.Duration) {
+	_ = http.NewResponseController(w.ResponseWriter).SetReadDeadline(time.Now().Add(while))
 }
 
 // leave gives the client a while for what is left of an answer in HTTP/2's

@@ -74,7 +74,7 @@ func (w *response) WriteHeader(status int) {
 	}
 	switch {
 	case w.upload == nil && w.unread:
-		w.dropBody()
+		w.dropBody(unreadTimeout)
 	case w.upload != nil && !w.upload.whole.Load():
 		w.Header()["Connection"] = []string{"close"}
 	}

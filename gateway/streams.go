@@ -60,7 +60,7 @@ func (g *Gateway) send(w *response, r *http.Request, rt *Route, path string, fro
 	}
 	err = rt.Upstream.Forward(w, r, call)
 	if w.upload != nil && !w.upload.whole.Load() {
-		w.dropBody() // who listened for it has its answer
+		w.dropBody(answeredTimeout)
 	}
 	if over := from.watch.Err(); over != nil && (errors.Is(err, proxy.ErrEnded) || errors.Is(err, context.Canceled)) {
 		return g.overtaken(w, r, from, over)
