@@ -13,7 +13,7 @@ import (
 // nginx and no Apache, and the report.
 func TestSmoke(t *testing.T) {
 	opts := options{
-		Rounds: 1, Duration: 200 * time.Millisecond, Warmup: 400 * time.Millisecond, Sessions: []int{10, 1000}, Sockets: 20, Own: true,
+		Rounds: 1, Duration: 200 * time.Millisecond, Warmup: 400 * time.Millisecond, Sessions: []int{10, 1000}, Sockets: 20, Cached: 200, Own: true,
 		Only: regexp.MustCompile("^(headline|observed|token|rate|h2|sessions|memory)$"), Log: t.Logf,
 	}
 	r, err := measure(t.Context(), opts)
@@ -39,7 +39,7 @@ func TestSmoke(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	for _, want := range []string{"(d) over (b): requests/s 0.", "| (b) bare", "(g) `/bff/token`, mint", "20 idle WebSockets"} {
+	for _, want := range []string{"(d) over (b): requests/s 0.", "| (b) bare", "(g) `/bff/token`, mint", "20 idle WebSockets", "| (d), spans of all requests", "200 sessions in the cache"} {
 		if !strings.Contains(string(page), want) && !strings.Contains(string(page), strings.Replace(want, "0.", "1.", 1)) {
 			t.Errorf("the report lacks %q", want)
 		}

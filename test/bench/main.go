@@ -37,6 +37,7 @@ type options struct {
 	Only     *regexp.Regexp
 	Sessions []int // how many are in Redis, in the series of that name
 	Sockets  int   // idle WebSockets
+	Cached   int   // sessions in a cache whose memory is measured
 	Own      bool  // load of our own and an upstream of our own: no wrk, no nginx
 	Profile  string
 	Uncached bool // profile without the cache
@@ -45,7 +46,7 @@ type options struct {
 
 func main() {
 	var (
-		opts   = options{Sessions: []int{10, 10_000, 1_000_000}, Sockets: 5000}
+		opts   = options{Sessions: []int{10, 10_000, 1_000_000}, Sockets: 5000, Cached: 20_000}
 		only   = flag.String("only", "", "run the series whose name matches")
 		out    = flag.String("out", "", "results file; default docs/performance/results.json")
 		report = flag.Bool("report", false, "measure nothing: write the report from the results file")

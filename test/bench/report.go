@@ -51,14 +51,17 @@ func writeReport(file, docs string) error {
 		return err
 	}
 	t, err := template.New("performance.md").Funcs(template.FuncMap{
-		"table":  r.table,
-		"across": r.across,
-		"ratio":  r.quotient,
-		"memory": func(name string) float64 { return r.Memory[name] },
-		"kib":    func(bytes float64) string { return fmt.Sprintf("%.1f", bytes/1024) },
-		"mb":     func(bytes float64) string { return fmt.Sprintf("%.1f", bytes/1e6) },
-		"keys":   func(m map[string]string) []string { return slices.Sorted(maps.Keys(m)) },
-		"has":    func(name string) bool { return r.series(name) != nil },
+		"table":   r.table,
+		"across":  r.across,
+		"ratio":   r.quotient,
+		"atLeast": r.atLeast,
+		"atMost":  func(value, most float64) string { return verdict(value <= most) },
+		"held":    func() float64 { return 2*r.Memory["cached_record"] + 1024 }, // at most, by a cached session
+		"memory":  func(name string) float64 { return r.Memory[name] },
+		"kib":     func(bytes float64) string { return fmt.Sprintf("%.1f", bytes/1024) },
+		"mb":      func(bytes float64) string { return fmt.Sprintf("%.1f", bytes/1e6) },
+		"keys":    func(m map[string]string) []string { return slices.Sorted(maps.Keys(m)) },
+		"has":     func(name string) bool { return r.series(name) != nil },
 	}).Parse(page)
 	if err != nil {
 		return err
@@ -167,6 +170,27 @@ func (r *results) quotient(name, c, to, value string) string {
 	}
 	low, middle, high := s.Points[0].ratio(c, to, of)
 	return fmt.Sprintf("%.2f (%.2f–%.2f)", middle, low, high)
+}
+
+// atLeast says whether the median of a quotient is at least what was wanted.
+func (r *results) atLeast(name, c, to, value string, least float64) string {
+	s := r.series(name)
+	if s == nil {
+		return "nobody knows"
+	}
+	of := sample.cpu
+	if value == "per_second" {
+		of = sample.perSecond
+	}
+	_, middle, _ := s.Points[0].ratio(c, to, of)
+	return verdict(middle >= least)
+}
+
+func verdict(met bool) string {
+	if met {
+		return "met"
+	}
+	return "missed"
 }
 
 var colours = []string{"#4e79a7", "#f28e2b", "#59a14f", "#e15759", "#b07aa1", "#76b7b2", "#9c755f"}

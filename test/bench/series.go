@@ -200,7 +200,8 @@ func measure(ctx context.Context, opts options) (*results, error) {
 	return r, err
 }
 
-// memory measures what a gateway takes when it idles, and for idle WebSockets.
+// memory measures what a gateway takes when it idles, for idle WebSockets, and for
+// the sessions in its cache.
 func (w *world) memory(ctx context.Context) (map[string]float64, error) {
 	c, err := w.cloakroom(ctx, "memory", nil)
 	if err != nil {
@@ -230,6 +231,11 @@ func (w *world) memory(ctx context.Context) (map[string]float64, error) {
 	m["socket_rss"] = (float64(c.process.usage().rss) - m["idle_rss"]) / n
 	m["socket_heap"] = (after["go_memstats_heap_inuse_bytes"] + after["go_memstats_stack_inuse_bytes"] - heap["go_memstats_heap_inuse_bytes"] - heap["go_memstats_stack_inuse_bytes"]) / n
 	w.opts.Log("idle %.1f MB; %d WebSockets: %.1f KiB each of RSS, %.1f KiB of heap and stacks", m["idle_rss"]/1e6, len(open), m["socket_rss"]/1024, m["socket_heap"]/1024)
+	m["cached"] = float64(w.opts.Cached)
+	if m["cached_heap"], m["cached_record"], err = w.cachedSessions(ctx, w.opts.Cached); err != nil {
+		return nil, err
+	}
+	w.opts.Log("%d cached sessions: %.0f bytes each, of which Redis holds %.0f", w.opts.Cached, m["cached_heap"], m["cached_record"])
 	return m, nil
 }
 

@@ -20,9 +20,9 @@ import (
 // replica can hold in its cache; what else is in Redis lies there.
 const users = 256
 
-// begin starts sessions as a login would, and returns the browser's cookies. The
+// begin starts n sessions as a login would, and returns the browser's cookies. The
 // provider is not asked: this holds the server key that the gateways have.
-func begin(ctx context.Context, redisAddress, app string, key session.ServerKey) ([]string, error) {
+func begin(ctx context.Context, redisAddress, app string, key session.ServerKey, n int) ([]string, error) {
 	ring, err := session.NewKeyring(key)
 	if err != nil {
 		return nil, err
@@ -38,7 +38,7 @@ func begin(ctx context.Context, redisAddress, app string, key session.ServerKey)
 	codec.SetSerializer(plain{})
 
 	now := time.Now()
-	cookies := make([]string, users)
+	cookies := make([]string, n)
 	for i := range cookies {
 		t, err := keeper.Begin(ctx, policy, session.Login{
 			Tokens: session.Tokens{
@@ -90,14 +90,9 @@ func fill(ctx context.Context, rdb *redis.Client, n int) error {
 	if err != nil {
 		return err
 	}
-	var like string
-	for it := rdb.Scan(ctx, 0, "cloakroom:s:*", 100).Iterator(); it.Next(ctx); {
-		like = it.Val()
-		break
-	}
-	record, err := rdb.Get(ctx, like).Result()
+	record, err := aRecord(ctx, rdb)
 	if err != nil {
-		return fmt.Errorf("no record to copy: %w", err)
+		return err
 	}
 	for left := n - int(have); left > 0; {
 		batch := min(left, 2000)
@@ -111,6 +106,20 @@ func fill(ctx context.Context, rdb *redis.Client, n int) error {
 		left -= batch
 	}
 	return nil
+}
+
+// aRecord is one of the sessions' in Redis.
+func aRecord(ctx context.Context, rdb *redis.Client) (string, error) {
+	var key string
+	for it := rdb.Scan(ctx, 0, "cloakroom:s:*", 100).Iterator(); it.Next(ctx); {
+		key = it.Val()
+		break
+	}
+	record, err := rdb.Get(ctx, key).Result()
+	if err != nil {
+		return "", fmt.Errorf("no record: %w", err)
+	}
+	return record, nil
 }
 
 // commands is how many commands Redis has processed, by name; scripts' own not

@@ -71,28 +71,19 @@ func newWorld(ctx context.Context, opts options) (_ *world, err error) {
 	if err = w.build(ctx, filepath.Join(root(), "test"), "bare", "./bench/bare"); err != nil {
 		return nil, err
 	}
-	if w.redis, err = freePort(); err != nil {
+	if w.redis, w.rdb, _, err = w.startRedis(ctx, "redis"); err != nil {
 		return nil, err
 	}
 	if w.sockets, err = freePort(); err != nil {
 		return nil, err
 	}
-	_, port, _ := net.SplitHostPort(w.redis)
-	p, err := w.start("redis", "redis-server", "--bind", "127.0.0.1", "--port", port, "--save", "", "--appendonly", "no", "--dir", dir)
-	if err != nil {
-		return nil, err
-	}
-	if err = p.ready(ctx, w.redis, ""); err != nil {
-		return nil, err
-	}
-	w.rdb = redis.NewClient(&redis.Options{Addr: w.redis})
 	if err = w.serveUpstream(ctx); err != nil {
 		return nil, err
 	}
-	if w.relay, err = begin(ctx, w.redis, "relay", w.key); err != nil {
+	if w.relay, err = begin(ctx, w.redis, "relay", w.key, users); err != nil {
 		return nil, err
 	}
-	if w.mint, err = begin(ctx, w.redis, "mint", w.key); err != nil {
+	if w.mint, err = begin(ctx, w.redis, "mint", w.key, users); err != nil {
 		return nil, err
 	}
 	// What the naive gateway reads is as large as a record.
@@ -101,6 +92,19 @@ func newWorld(ctx context.Context, opts options) (_ *world, err error) {
 	}
 	w.tls, err = w.certificate()
 	return w, err
+}
+
+// startRedis starts a Redis that keeps nothing.
+func (w *world) startRedis(ctx context.Context, name string) (address string, rdb *redis.Client, p *process, err error) {
+	if address, err = freePort(); err != nil {
+		return "", nil, nil, err
+	}
+	_, port, _ := net.SplitHostPort(address)
+	p, err = w.start(name, "redis-server", "--bind", "127.0.0.1", "--port", port, "--save", "", "--appendonly", "no", "--dir", w.dir)
+	if err != nil {
+		return "", nil, nil, err
+	}
+	return address, redis.NewClient(&redis.Options{Addr: address}), p, p.ready(ctx, address, "")
 }
 
 func (w *world) build(ctx context.Context, dir, name string, args ...string) error {
