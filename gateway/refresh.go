@@ -5,6 +5,7 @@ import (
 	"errors"
 	"log/slog"
 	"math/rand/v2"
+	"syscall"
 	"time"
 
 	"github.com/cloakroom/cloakroom/gateway/idp"
@@ -29,6 +30,7 @@ func (g *Gateway) refreshAt(app string, p *idp.Provider) session.RefreshFunc {
 		switch e.Kind {
 		case idp.NotSent:
 			out.Outcome = session.OutcomeNotSent
+			out.Local = errors.Is(err, syscall.EMFILE) || errors.Is(err, syscall.ENFILE)
 		case idp.Unspent:
 			out.Outcome = session.OutcomeUnspent
 		case idp.Rejected:

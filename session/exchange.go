@@ -118,6 +118,12 @@ func (e *exchange) present(ctx context.Context) (*view, error) {
 		return nil, e.rejected(ctx, "foreign_subject")
 	case OutcomeNotSent, OutcomeUnspent:
 		e.withdraw(ctx)
+		if r.Local {
+			if e.probe {
+				k.store.PassBackoff(ctx, app.Name) // if it fails, the probe runs out
+			}
+			return nil, &UnavailableError{Provider: true, RetryAfter: time.Second, Err: errors.New("refresh: this replica can't send it")}
+		}
 	default:
 		// Nobody knows whether the token was spent. Only one that the provider
 		// doesn't replace may be presented again at once.

@@ -159,6 +159,19 @@ func TestRefreshOutcomes(t *testing.T) {
 			}
 		})
 	}
+	t.Run("not sent, by this replica's own fault: no other is kept from it", func(t *testing.T) {
+		w := newWorld(t)
+		k, other := w.replica(), w.replica()
+		first := w.begin(k)
+		w.pass(tokenLife)
+		w.provider.answer(session.Refreshed{Outcome: session.OutcomeNotSent, Local: true})
+		if u := w.wantUnavailable(k, first, page); !u.Provider || u.RetryAfter < time.Second {
+			t.Fatalf("%+v", u)
+		}
+		if o := w.open(other, first, page); o.Successor == nil {
+			t.Fatal("no successor")
+		}
+	})
 	t.Run("live token served meanwhile", func(t *testing.T) {
 		w := newWorld(t)
 		k := w.replica()

@@ -206,6 +206,9 @@ type Refreshed struct {
 	// Misconfigured marks an OutcomeUnspent that only the operator can mend,
 	// such as invalid_client.
 	Misconfigured bool
+	// Local marks an OutcomeNotSent that is this replica's own fault, such as no
+	// file to open a connection with: no other replica backs off for it.
+	Local bool
 	// Err is for the log. It holds no token.
 	Err error
 }

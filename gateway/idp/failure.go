@@ -8,6 +8,7 @@ import (
 	"net"
 	"net/http"
 	"strings"
+	"syscall"
 
 	"github.com/cloakroom/cloakroom/gateway/strictjson"
 )
@@ -89,10 +90,16 @@ func tlsReason(err error) string {
 	return "the server doesn't speak TLS"
 }
 
-// unavailable makes ErrUnavailable of a request that failed.
+// unavailable makes ErrUnavailable of a request that failed. That this process is
+// out of files can be told from it: it is no fault of the provider's.
 func unavailable(ctx context.Context, op operation, err error) error {
 	if ctx.Err() != nil {
 		return fmt.Errorf("%s: %w: %w", op, ErrUnavailable, ctx.Err())
+	}
+	for _, own := range []error{syscall.EMFILE, syscall.ENFILE} {
+		if errors.Is(err, own) {
+			return fmt.Errorf("%s: %w: %w", op, ErrUnavailable, own)
+		}
 	}
 	return fmt.Errorf("%s: %w: %s", op, ErrUnavailable, describe(err))
 }
