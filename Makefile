@@ -70,6 +70,11 @@ faults: setup ## Break what the gateway stands on, under load (ROW=F1,F3 SEED=1 
 faults-summary: ## Add up the result files in RESULTS
 	$(GO) -C test run ./faults/summary $(abspath $(RESULTS))
 
+.PHONY: soak
+soak: setup ## One random fault a minute for MINUTES (60) under a moderate load: nothing may grow (SEED=1); result in RESULTS
+	MINUTES=$(or $(MINUTES),60) RESULTS=$(abspath $(RESULTS)) SEED=$(SEED) KEEP=$(KEEP) \
+		$(GO) -C test test -count=1 -timeout 0 -v -run '^TestSoak$$' ./faults
+
 .PHONY: faults-controls
 faults-controls: setup ## Gateways that are wrong in one place: the checker of make faults has to notice
 	CONTROLS=1 $(GO) -C test test -count=1 -timeout 10m -v -run '^TestControls$$' ./faults

@@ -2,6 +2,7 @@ package faults
 
 import (
 	"math/rand/v2"
+	"slices"
 	"sync"
 	"testing"
 	"time"
@@ -59,5 +60,46 @@ var mixedRows = []Row{
 			w.Boot(at)
 		},
 		Judge: func(_ *World, h *History, r *Result) { losses(h, r) },
+	}, {
+		ID: "F21b", Name: "a rolling deploy (SIGTERM) while a herd of sessions wakes up",
+		Setup: func(t testing.TB, s *Setup) {
+			herd(t, s)
+			change := s.Change
+			s.Change = func(c rig.Config) {
+				change(c)
+				c.Set("drain.delay", "3s") // who has connected is heard by then, on a busy machine too
+				c.Set("drain.timeout", "15s")
+			}
+		},
+		Load:   func(l *Load) { *l = Load{Rate: 1, Workers: 1} },
+		Length: 100 * time.Millisecond,
+		Strike: func(w *World, r *rand.Rand) {
+			var waking sync.WaitGroup
+			waking.Go(func() { wake(w, r) })
+			rig.Eventually(w.T, "the herd wakes", func() bool { return w.struck("the herd wakes") })
+			w.Sleep(2 * time.Second) // all are in, and most of them wait for their turn
+			for _, old := range w.Running() {
+				w.Add()
+				over := w.Fault("SIGTERM")
+				if code := w.Retire(old); code != 0 {
+					w.Trouble("I7", "a replica that was asked to end exits with %d", code)
+				}
+				over()
+			}
+			waking.Wait()
+		},
+		Allow: Allowance{Outside: 100, Presentations: 1},
+		Judge: func(w *World, _ *History, r *Result) {
+			for name, value := range w.figures {
+				r.Figure(name, value)
+			}
+		},
 	},
+}
+
+// struck reports whether a window of that name was opened. Any goroutine may ask.
+func (w *World) struck(name string) bool {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return slices.ContainsFunc(w.windows, func(o Window) bool { return o.Name == name })
 }

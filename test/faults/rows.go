@@ -8,7 +8,7 @@ import (
 
 // Rows are all rows, in the order in which they run.
 func Rows() []Row {
-	return slices.Concat(processRows, providerRows, edgeRows, killRows, redisRows, splitRows, clockRows, herdRows, mixedRows, judgeRows)
+	return slices.Concat(processRows, providerRows, edgeRows, killRows, redisRows, freezeRows, splitRows, scarceRows, clockRows, herdRows, mixedRows, judgeRows)
 }
 
 // Named picks rows by their ids, "F1,F3"; "" is all of them.

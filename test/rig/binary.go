@@ -55,6 +55,9 @@ func run(m *testing.M) int {
 	return m.Run()
 }
 
+// Program is the path of the built cloakroom.
+func Program() string { return binary }
+
 // Root is the repository's directory.
 func Root() string {
 	_, file, _, _ := runtime.Caller(0)

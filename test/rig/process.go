@@ -51,6 +51,9 @@ func Start(t testing.TB, cmd *exec.Cmd) *Process {
 // Output is what the program has printed so far.
 func (p *Process) Output() string { return p.out.String() }
 
+// PID is the process's id.
+func (p *Process) PID() int { return p.cmd.Process.Pid }
+
 // Signal sends a signal.
 func (p *Process) Signal(sig syscall.Signal) {
 	p.t.Helper()
