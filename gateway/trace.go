@@ -40,7 +40,7 @@ func (g *Gateway) startTrace(w *response, r *http.Request) *http.Request {
 			ctx = trace.ContextWithRemoteSpanContext(ctx, sc)
 		}
 	}
-	ctx, span := g.tracer.Start(ctx, "request", trace.WithSpanKind(trace.SpanKindServer))
+	ctx, span := g.tracer.Start(ctx, "request", asServer...)
 	sc := span.SpanContext()
 	if !sc.IsValid() { // a tracer that makes none
 		w.parent = proxy.Traceparent(r.Header)
@@ -53,6 +53,12 @@ func (g *Gateway) startTrace(w *response, r *http.Request) *http.Request {
 	w.span = span
 	return r.WithContext(ctx)
 }
+
+// Options are made once, since most requests are not sampled and cost little else.
+var (
+	asServer = []trace.SpanStartOption{trace.WithSpanKind(trace.SpanKindServer)}
+	asClient = []trace.SpanStartOption{trace.WithSpanKind(trace.SpanKindClient)}
+)
 
 // remote is the caller's span, without its flags.
 func remote(parent string) trace.SpanContext {
@@ -88,7 +94,7 @@ func (g *Gateway) step(w *response, r *http.Request, name string) (ctx context.C
 	if w.span == nil {
 		return r.Context(), untraced
 	}
-	ctx, span := g.tracer.Start(r.Context(), name, trace.WithSpanKind(trace.SpanKindClient))
+	ctx, span := g.tracer.Start(r.Context(), name, asClient...)
 	return ctx, func(err error) {
 		if err != nil {
 			// The code alone: the text may say what a span must not.
