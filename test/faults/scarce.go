@@ -22,11 +22,15 @@ var scarceRows = []Row{
 	{
 		ID: "F19", Name: "a replica may have no more than 256 open files",
 		Length: 15 * time.Second, Pause: 2 * time.Second,
-		Load: func(l *Load) { l.Stream = 40 },
+		Load: func(l *Load) { l.Workers, l.Stream = 400, 40 },
 		Strike: func(w *World, r *rand.Rand) {
 			at := w.Running()[r.IntN(2)]
 			over := w.Fault("256 open files")
 			before := limit(w, at, "nofile", "256")
+			// What is open stays open: so all is made anew.
+			at.Client.Break()
+			at.Upstream.Break()
+			at.Redis.Break()
 			w.Sleep(4 * time.Second)
 			limit(w, at, "nofile", before)
 			over()
