@@ -154,7 +154,7 @@ type app struct {
 }
 
 // prepare checks an App and derives what serving needs.
-func (g *Gateway) prepare(def App) (*app, error) {
+func (g *Gateway) prepare(def App, keys *session.Keyring) (*app, error) {
 	if def.Name == "" {
 		return nil, errors.New("an app without a name")
 	}
@@ -185,8 +185,8 @@ func (g *Gateway) prepare(def App) (*app, error) {
 	if def.SameSite == http.SameSiteLaxMode {
 		a.sameSite = http.SameSiteLaxMode
 	}
-	a.tickets = newCodec(g.keys.Derive("cloakroom/1 cookie", def.Name, 64), maxTicketText)
-	a.logins = newCodec(g.keys.Derive("cloakroom/1 login", def.Name, 64), maxLoginText)
+	a.tickets = newCodec(keys.Derive("cloakroom/1 cookie", def.Name, 64), maxTicketText)
+	a.logins = newCodec(keys.Derive("cloakroom/1 login", def.Name, 64), maxLoginText)
 
 	if def.HSTS != "" {
 		if o.Scheme != "https" {

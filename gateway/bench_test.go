@@ -27,7 +27,7 @@ func BenchmarkToken(b *testing.B) {
 		})
 		b.Run("mint "+alg+", signed each time", func(b *testing.B) {
 			w = newWorld(b, minting(b, &w, key), cached)
-			benchToken(b, w, func(r *replica) error { return r.Swap([]gateway.App{w.app()}) })
+			benchToken(b, w, func(r *replica) error { return r.Swap(gateway.Served{Apps: []gateway.App{w.app()}, Keys: w.keys}) })
 		})
 	}
 }

@@ -29,8 +29,8 @@ func testApp(t testing.TB, name string, keys ...session.ServerKey) *app {
 	if err != nil {
 		t.Fatal(err)
 	}
-	g := New(&session.Keeper{}, ring, Options{})
-	a, err := g.prepare(App{Name: name, Origin: mustURL(t, "https://app.test"), Provider: &idp.Provider{}})
+	g := New(&session.Keeper{}, Options{})
+	a, err := g.prepare(App{Name: name, Origin: mustURL(t, "https://app.test"), Provider: &idp.Provider{}}, ring)
 	if err != nil {
 		t.Fatal(err)
 	}

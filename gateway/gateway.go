@@ -61,17 +61,15 @@ import (
 // concurrent use.
 type Gateway struct {
 	keeper      *session.Keeper
-	keys        *session.Keyring
 	log         *slog.Logger
 	metrics     *metrics
-	trusted     []netip.Prefix
 	headerBytes int // bounds a request's header
 	lines       accessLines
 	tracer      trace.Tracer // nil: nothing is traced
 	now         func() time.Time
 
-	apps atomic.Pointer[map[string]*app] // by host; replaced as a whole by Swap
-	jobs jobs                            // what goes on after its answer
+	served atomic.Pointer[served] // replaced as a whole by Swap
+	jobs   jobs                   // what goes on after its answer
 
 	minted   *mintedCache
 	verified *verifiedCache
@@ -85,8 +83,6 @@ type Gateway struct {
 type Options struct {
 	Log     *slog.Logger          // nil: nothing is logged
 	Metrics prometheus.Registerer // nil: nothing is measured
-	// TrustedProxies are the peers whose X-Forwarded-For counts. Nil: none.
-	TrustedProxies []netip.Prefix
 	// HeaderBytes is how large a request's header may be; 0: as large as the
 	// server lets it. A server whose limit is looser gives more of the refused
 	// ones a problem for an answer instead of its own.
@@ -99,10 +95,25 @@ type Options struct {
 	Now    func() time.Time // nil: time.Now
 }
 
+// Served is what a Gateway serves, and all of it that may change while it does.
+type Served struct {
+	Apps []App
+	// Keys are for cookies, and the Keeper's too.
+	Keys *session.Keyring
+	// TrustedProxies are the peers whose X-Forwarded-For counts. Nil: none.
+	TrustedProxies []netip.Prefix
+}
+
+// served is a [Served] made ready.
+type served struct {
+	apps    map[string]*app // by host
+	trusted []netip.Prefix
+}
+
 // New returns a Gateway that serves no app until [Gateway.Swap].
-func New(keeper *session.Keeper, keys *session.Keyring, opts Options) *Gateway {
+func New(keeper *session.Keeper, opts Options) *Gateway {
 	g := &Gateway{
-		keeper: keeper, keys: keys, log: opts.Log, trusted: opts.TrustedProxies, now: opts.Now,
+		keeper: keeper, log: opts.Log, now: opts.Now,
 		headerBytes: opts.HeaderBytes, tracer: opts.Tracer,
 		metrics: newMetrics(opts.Metrics), mayHandOut: keeper.MayHandOut,
 		verifying: make(chan struct{}, maxVerifying),
@@ -115,17 +126,17 @@ func New(keeper *session.Keeper, keys *session.Keyring, opts Options) *Gateway {
 	}
 	g.lines = newAccessLines(g.log, opts.Access)
 	g.minted, g.verified = newMinted(g.now), newVerified()
-	g.apps.Store(&map[string]*app{})
+	g.served.Store(&served{})
 	return g
 }
 
-// Swap replaces the apps, all at once: a request sees the old set or the new
-// one. If one of them can't be served, the old set stays.
-func (g *Gateway) Swap(defs []App) error {
-	apps := make(map[string]*app, len(defs))
-	names := make(map[string]bool, len(defs))
-	for _, def := range defs {
-		a, err := g.prepare(def)
+// Swap replaces what is served, all at once: a request sees the old set or the
+// new one. If one of the apps can't be served, the old set stays.
+func (g *Gateway) Swap(s Served) error {
+	apps := make(map[string]*app, len(s.Apps))
+	names := make(map[string]bool, len(s.Apps))
+	for _, def := range s.Apps {
+		a, err := g.prepare(def, s.Keys)
 		if err != nil {
 			return fmt.Errorf("gateway: %w", err)
 		}
@@ -137,7 +148,7 @@ func (g *Gateway) Swap(defs []App) error {
 		}
 		apps[a.host], names[def.Name] = a, true
 	}
-	g.apps.Store(&apps)
+	g.served.Store(&served{apps, s.TrustedProxies})
 	return nil
 }
 
@@ -171,7 +182,7 @@ func (g *Gateway) ServeHTTP(rw http.ResponseWriter, r *http.Request) {
 // serve is the order of things: host, method, path, and then either an endpoint
 // of the gateway's own or a route.
 func (g *Gateway) serve(w *response, r *http.Request) error {
-	w.app = (*g.apps.Load())[r.Host]
+	w.app = g.served.Load().apps[r.Host]
 	if w.app == nil {
 		return &problem{code: codeUnknownHost}
 	}

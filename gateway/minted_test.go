@@ -259,7 +259,7 @@ func TestMintReload(t *testing.T) {
 	b.login()
 	token := b.fetch("POST", "/bff/token").field("access_token")
 	w.edit = []func(*gateway.App){minting(t, &w, next, old)}
-	if err := r.Swap([]gateway.App{w.app()}); err != nil {
+	if err := r.Swap(gateway.Served{Apps: []gateway.App{w.app()}, Keys: w.keys}); err != nil {
 		t.Fatal(err)
 	}
 	fresh := b.fetch("POST", "/bff/token").field("access_token")
@@ -290,7 +290,7 @@ func TestMintDefinition(t *testing.T) {
 		}},
 	} {
 		w := newMintWorld(t, test.edit)
-		if err := gateway.New(w.replica(newWorld(t).app()).keeper, w.keys, gateway.Options{}).Swap([]gateway.App{w.app()}); err == nil {
+		if err := gateway.New(w.replica(newWorld(t).app()).keeper, gateway.Options{}).Swap(gateway.Served{Apps: []gateway.App{w.app()}, Keys: w.keys}); err == nil {
 			t.Errorf("%s: accepted", test.name)
 		}
 	}

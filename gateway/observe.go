@@ -138,7 +138,7 @@ func (g *Gateway) appendAbout(attrs []slog.Attr, w *response, r *http.Request) [
 
 // address is the browser's, as far as the trusted proxies can tell.
 func (g *Gateway) address(r *http.Request) string {
-	if a := proxy.ClientAddr(r, g.trusted); a.IsValid() {
+	if a := proxy.ClientAddr(r, g.served.Load().trusted); a.IsValid() {
 		return a.String()
 	}
 	return "" // the peer of a Unix socket

@@ -52,7 +52,7 @@ func TestClip(t *testing.T) {
 
 func TestMetrics(t *testing.T) {
 	reg := prometheus.NewPedanticRegistry()
-	g := New(&session.Keeper{}, mustRing(t), Options{Metrics: reg})
+	g := New(&session.Keeper{}, Options{Metrics: reg})
 	rec := serveOne(g, "GET", "http://nobody.test/")
 	if rec.Code != http.StatusMisdirectedRequest {
 		t.Error(rec.Code)

@@ -146,7 +146,7 @@ func (g *Gateway) limit(w *response, r *http.Request, username string) error {
 		}
 		return err
 	}
-	if from := network(proxy.ClientAddr(r, g.trusted)); from != "" {
+	if from := network(proxy.ClientAddr(r, g.served.Load().trusted)); from != "" {
 		if err := take("login from "+from, attemptsPerAddress); err != nil {
 			return err
 		}

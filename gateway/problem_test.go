@@ -56,7 +56,7 @@ func TestProblems(t *testing.T) {
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			var log strings.Builder
-			g := New(&session.Keeper{}, mustRing(t), Options{Log: slog.New(slog.NewJSONHandler(&log, nil))})
+			g := New(&session.Keeper{}, Options{Log: slog.New(slog.NewJSONHandler(&log, nil))})
 			answer := func(navigation bool) *httptest.ResponseRecorder {
 				r := httptest.NewRequest("GET", "/bff/callback?code=CODEcanary&state=STATEcanary", nil)
 				if navigation {
@@ -119,7 +119,7 @@ func TestProblems(t *testing.T) {
 // A person whom something in the infrastructure keeps out is offered the page
 // again; a callback, which can't be had again, leads to another login.
 func TestPagesOfferAnotherTry(t *testing.T) {
-	g := New(&session.Keeper{}, mustRing(t), Options{})
+	g := New(&session.Keeper{}, Options{})
 	const again, login = `href="">Try again`, `href="/bff/login">Log in`
 	for _, row := range []struct {
 		name, method string
@@ -162,7 +162,7 @@ func TestEveryCodeHasAnAnswer(t *testing.T) {
 // A client that left is answered 499, without a refusal in the audit log.
 func TestClientGone(t *testing.T) {
 	var log strings.Builder
-	g := New(&session.Keeper{}, mustRing(t), Options{Log: slog.New(slog.NewJSONHandler(&log, nil))})
+	g := New(&session.Keeper{}, Options{Log: slog.New(slog.NewJSONHandler(&log, nil))})
 	ctx, cancel := context.WithCancel(context.Background())
 	cancel()
 	r := httptest.NewRequestWithContext(ctx, "GET", "/", nil)
@@ -175,7 +175,7 @@ func TestClientGone(t *testing.T) {
 
 func TestPanics(t *testing.T) {
 	var log strings.Builder
-	g := New(&session.Keeper{}, mustRing(t), Options{Log: slog.New(slog.NewJSONHandler(&log, nil))})
+	g := New(&session.Keeper{}, Options{Log: slog.New(slog.NewJSONHandler(&log, nil))})
 	serve := func(what any, begun bool) (rec *httptest.ResponseRecorder, again any) {
 		rec = httptest.NewRecorder()
 		defer func() { again = recover() }()

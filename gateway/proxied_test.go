@@ -440,12 +440,12 @@ func TestTwoApps(t *testing.T) {
 	nameless := bank
 	nameless.Name = ""
 	for _, bad := range [][]gateway.App{{shop, twin}, {shop, shop}, {nameless}} {
-		if err := r.Swap(bad); err == nil {
+		if err := r.Swap(gateway.Served{Apps: bad, Keys: w.keys}); err == nil {
 			t.Error("a bad set of apps was taken")
 		}
 	}
 	want(t, get("app.test"), 200)
-	if err := r.Swap([]gateway.App{bank}); err != nil {
+	if err := r.Swap(gateway.Served{Apps: []gateway.App{bank}, Keys: w.keys}); err != nil {
 		t.Fatal(err)
 	}
 	want(t, get("app.test"), 421, "unknown_host")

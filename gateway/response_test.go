@@ -22,7 +22,7 @@ import (
 func wrapped(t *testing.T, may bool, answer func(w *response, r *http.Request), edit ...func(*http.Request) *http.Request) (*http.Response, string) {
 	t.Helper()
 	a := testApp(t, "shop")
-	g := New(&session.Keeper{}, mustRing(t), Options{})
+	g := New(&session.Keeper{}, Options{})
 	g.mayHandOut = func(*session.Handout) bool { return may }
 	srv := httptest.NewServer(http.HandlerFunc(func(rw http.ResponseWriter, r *http.Request) {
 		w := &response{ResponseWriter: rw, g: g, app: a, received: time.Now(), successor: &session.Handout{Ticket: newTicket()}}
@@ -207,7 +207,7 @@ func TestResponseServesFiles(t *testing.T) {
 // An error after the header has begun can't be answered: the answer is cut off,
 // so that nobody takes it for a whole one.
 func TestResponseCutOff(t *testing.T) {
-	g := New(&session.Keeper{}, mustRing(t), Options{})
+	g := New(&session.Keeper{}, Options{})
 	srv := httptest.NewServer(http.HandlerFunc(func(rw http.ResponseWriter, r *http.Request) {
 		w := &response{ResponseWriter: rw, g: g, received: time.Now()}
 		defer g.finish(w, r)

@@ -154,8 +154,8 @@ func (w *world) replica(apps ...gateway.App) *replica {
 	if w.options != nil {
 		w.options(&opts)
 	}
-	g := gateway.New(keeper, w.keys, opts)
-	if err := g.Swap(apps); err != nil {
+	g := gateway.New(keeper, opts)
+	if err := g.Swap(gateway.Served{Apps: apps, Keys: w.keys}); err != nil {
 		w.t.Fatal(err)
 	}
 	srv := httptest.NewServer(g)

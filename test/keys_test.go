@@ -12,9 +12,28 @@ import (
 
 // D-06: a server key is replaced as design.md says: append, roll out, move to
 // the front, roll out, remove. Nobody is logged out on the way; a session that
-// never rotated meanwhile is, at the end, and logs in again.
+// never rotated meanwhile is, at the end, and logs in again. "Roll out" may be new
+// processes, or new files for the running one.
 func TestServerKeyIsReplaced(t *testing.T) {
-	t.Parallel()
+	for name, rollOut := range map[string]func(*testing.T, *rig.World){
+		"new processes": func(t *testing.T, w *rig.World) {
+			leaving := w.Gateways[0]
+			w.Start().WaitReady()
+			w.Gateways = w.Gateways[1:]
+			if code := leaving.Terminate(); code != 0 {
+				t.Errorf("exit code %d", code)
+			}
+		},
+		"reload": func(_ *testing.T, w *rig.World) { w.Gateways[0].Reload() },
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			replaceServerKey(t, rollOut)
+		})
+	}
+}
+
+func replaceServerKey(t *testing.T, rolledOut func(*testing.T, *rig.World)) {
 	p, reg := rig.Strict(t, rig.Origin, gatewaytest.Options{AccessLife: time.Second})
 	w := rig.New(t, rig.Setup{Provider: reg, Change: quick})
 	old := w.Config["keys"].([]any)[0]
@@ -24,12 +43,7 @@ func TestServerKeyIsReplaced(t *testing.T) {
 	rollOut := func(keys ...any) {
 		t.Helper()
 		w.Config.Set("keys", keys)
-		leaving := w.Gateways[0]
-		w.Start().WaitReady()
-		w.Gateways = w.Gateways[1:]
-		if code := leaving.Terminate(); code != 0 {
-			t.Errorf("exit code %d", code)
-		}
+		rolledOut(t, w)
 	}
 
 	active, idle := w.NewBrowser(), w.NewBrowser()

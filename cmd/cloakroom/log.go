@@ -21,20 +21,23 @@ const (
 type loggers struct {
 	*slog.Logger              // each line is written as it is told: audits, alarms
 	access       *slog.Logger // of lines that may wait for a moment; nil: there are none
-	lines        *lines       // under both; nil: nothing waits
+	lines        *lines       // under both
+	level        *slog.LevelVar
 }
 
 func newLoggers(l config.Log, w io.Writer) loggers {
 	lines := newLines(w)
-	out := loggers{Logger: slog.New(newHandler(l, lines)), lines: lines}
+	level := new(slog.LevelVar)
+	level.Set(l.Level)
+	out := loggers{Logger: slog.New(newHandler(l, level, lines)), lines: lines, level: level}
 	if l.Access {
-		out.access = slog.New(newHandler(l, waiting{lines}))
+		out.access = slog.New(newHandler(l, level, waiting{lines}))
 	}
 	return out
 }
 
-func newHandler(l config.Log, w io.Writer) slog.Handler {
-	opts := &slog.HandlerOptions{Level: l.Level}
+func newHandler(l config.Log, level slog.Leveler, w io.Writer) slog.Handler {
+	opts := &slog.HandlerOptions{Level: level}
 	if l.Format == "text" {
 		return slog.NewTextHandler(w, opts)
 	}
@@ -44,9 +47,7 @@ func newHandler(l config.Log, w io.Writer) slog.Handler {
 // drain lets nothing wait any more: the next signal may end the process as it
 // stands.
 func (l loggers) drain() {
-	if l.lines != nil {
-		l.lines.drain()
-	}
+	l.lines.drain()
 }
 
 // lines passes log lines on, in the order in which they come: a system call for

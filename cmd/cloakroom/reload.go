@@ -26,22 +26,22 @@ const watchEvery = time.Second
 type reloader struct {
 	service *service
 	again   func() (*config.Config, error)
-	log     *slog.Logger
-	started *config.Config // what can't change without a restart is as it is here
+	log     loggers
+	started *config.Config                // what can't change without a restart is as it is here
+	current atomic.Pointer[config.Config] // all else is as it is here
 	files   []string
 	taken   string // how they looked when they were read
-	cert    atomic.Pointer[tls.Certificate]
 }
 
-func newReloader(s *service, cfg *config.Config, again func() (*config.Config, error), log *slog.Logger) *reloader {
+func newReloader(s *service, cfg *config.Config, again func() (*config.Config, error), log loggers) *reloader {
 	r := &reloader{service: s, again: again, log: log, started: cfg, files: cfg.Files()}
 	r.taken = look(r.files) // before anybody can be served, and so know of us
-	r.cert.Store(cfg.Certificate)
+	r.current.Store(cfg)
 	return r
 }
 
 func (r *reloader) getCertificate(*tls.ClientHelloInfo) (*tls.Certificate, error) {
-	return r.cert.Load(), nil
+	return r.current.Load().Certificate, nil
 }
 
 // run watches until ctx is done.
@@ -100,7 +100,7 @@ func (r *reloader) reload() {
 		err = errors.New("tls can't be turned on or off without a restart")
 	}
 	if err == nil {
-		err = r.service.swap(cfg, r.log)
+		err = r.service.swap(cfg, r.log.Logger)
 	}
 	if err != nil {
 		if problems, ok := errors.AsType[*config.Error](err); ok {
@@ -112,7 +112,8 @@ func (r *reloader) reload() {
 		r.log.Error("the configuration is refused, the old one stays", slog.String("err", err.Error()))
 		return
 	}
-	r.cert.Store(cfg.Certificate)
+	r.log.level.Set(cfg.Log.Level)
+	r.current.Store(cfg)
 	r.files = cfg.Files()
 	for _, key := range fixed(r.started, cfg) {
 		r.log.Warn("a change that takes a restart", slog.String("key", key))
@@ -129,12 +130,10 @@ func fixed(a, b *config.Config) []string {
 		}
 	}
 	changed("listen", a.Listen, b.Listen)
-	changed("trusted_proxies", a.TrustedProxies, b.TrustedProxies)
-	changed("drain", a.Drain, b.Drain)
 	changed("limits", a.Limits, b.Limits)
-	changed("keys", a.Keys, b.Keys)
-	changed("admin", a.Admin, b.Admin)
-	changed("log", a.Log, b.Log)
+	changed("admin.listen", []string{a.Admin.Network, a.Admin.Address}, []string{b.Admin.Network, b.Admin.Address})
+	changed("log.format", a.Log.Format, b.Log.Format)
+	changed("log.access", a.Log.Access, b.Log.Access)
 	changed("tracing", a.Tracing, b.Tracing)
 	// Certificates can't be compared by their values.
 	x, y := a.Redis, b.Redis

@@ -56,14 +56,70 @@ func TestReload(t *testing.T) {
 		t.Errorf("after a bad file: %d", got)
 	}
 
-	change(func(s string) string { return s + "drain: {timeout: 1s}\n" })
+	change(func(s string) string { return s + "limits: {header_bytes: 4096}\ndrain: {timeout: 1s}\n" })
 	if err := syscall.Kill(os.Getpid(), syscall.SIGHUP); err != nil {
 		t.Fatal(err)
 	}
-	if line := r.logs.wait(t, "a change that takes a restart", ""); line["key"] != "drain" {
+	if line := r.logs.wait(t, "a change that takes a restart", ""); line["key"] != "limits" {
 		t.Errorf("told of %v", line["key"])
 	}
 	if got := get("/more/x"); got != 404 {
 		t.Errorf("a route that is no more: %d", got)
+	}
+	r.stop()
+	if line := r.logs.wait(t, "draining", ""); line["timeout"] != "1s" {
+		t.Errorf("drains for %v", line["timeout"])
+	}
+}
+
+// The operators' token changes without a restart. Where their listener would have
+// to move, its token stays with it: none may be needed at the new place.
+func TestReloadOfAdminToken(t *testing.T) {
+	const first, second = "first-token-of-the-operators-0123", "second-token-of-the-operators-012"
+	r := start(t, "http://127.0.0.1:1", "admin: {listen: \"127.0.0.1:0\", token: "+first+"}\n")
+	text, err := os.ReadFile(r.file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	change := func(admin string) {
+		t.Helper()
+		edited := strings.Replace(string(text), `{listen: "127.0.0.1:0", token: `+first+"}", admin, 1)
+		if err := os.WriteFile(r.file, []byte(edited), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		if err := syscall.Kill(os.Getpid(), syscall.SIGHUP); err != nil {
+			t.Fatal(err)
+		}
+	}
+	authorized := func(token string) bool {
+		t.Helper()
+		req, err := http.NewRequestWithContext(t.Context(), http.MethodGet, "http://"+r.admin+"/admin/sessions?app=shop&sub=x", nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if token != "" {
+			req.Header.Set("Authorization", "Bearer "+token)
+		}
+		resp, err := http.DefaultClient.Do(req)
+		if err != nil {
+			t.Fatal(err)
+		}
+		resp.Body.Close()
+		return resp.StatusCode != http.StatusUnauthorized
+	}
+	if !authorized(first) || authorized(second) || authorized("") {
+		t.Fatal("the configured token is not the one that is asked for")
+	}
+	change(`{listen: "127.0.0.1:0", token: ` + second + "}")
+	r.logs.wait(t, "reloaded", "")
+	if authorized(first) || !authorized(second) {
+		t.Error("the token has not changed")
+	}
+	change(`{listen: "localhost:0"}`)
+	if line := r.logs.wait(t, "a change that takes a restart", ""); line["key"] != "admin.listen" {
+		t.Errorf("told of %v", line["key"])
+	}
+	if authorized("") || authorized(first) || !authorized(second) {
+		t.Error("the listener that stays has lost its token")
 	}
 }

@@ -91,12 +91,12 @@ func serve(ctx context.Context, cfg *config.Config, again func() (*config.Config
 
 	var draining atomic.Bool
 	public := newPublicServer(cfg, closing(s.gateway, &draining), log)
-	reload := newReloader(s, cfg, again, log)
+	reload := newReloader(s, cfg, again, logs)
 	if public.TLSConfig != nil {
 		public.TLSConfig.Certificates, public.TLSConfig.GetCertificate = nil, reload.getCertificate
 	}
 	working.Go(func() { reload.run(background) })
-	operators := newAdminServer(admin.New(health, s.metrics, s.adminAPI(cfg, log)), log)
+	operators := newAdminServer(admin.New(health, s.metrics, s.adminAPI(log)), log)
 	failed := make(chan error, 2)
 	working.Go(func() { failed <- serveOn(public, publicListener) })
 	working.Go(func() { failed <- serveOn(operators, adminListener) })
@@ -113,12 +113,13 @@ func serve(ctx context.Context, cfg *config.Config, again func() (*config.Config
 	case <-ctx.Done():
 	}
 
-	log.Info("draining", slog.String("delay", cfg.Drain.Delay.String()), slog.String("timeout", cfg.Drain.Timeout.String()))
+	drain := reload.current.Load().Drain
+	log.Info("draining", slog.String("delay", drain.Delay.String()), slog.String("timeout", drain.Timeout.String()))
 	logs.drain()
 	health.Drain()
 	draining.Store(true)
-	time.Sleep(cfg.Drain.Delay)
-	deadline := time.Now().Add(cfg.Drain.Timeout)
+	time.Sleep(drain.Delay)
+	deadline := time.Now().Add(drain.Timeout)
 	open, cancel := context.WithDeadline(background, deadline)
 	defer cancel()
 	if err := public.Shutdown(open); err != nil {

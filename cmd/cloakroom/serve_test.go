@@ -122,7 +122,7 @@ func startConfig(t *testing.T, text string) *running {
 	done := make(chan struct{})
 	go func() {
 		defer close(done)
-		r.ended <- serve(ctx, cfg, func() (*config.Config, error) { return config.Load(file, os.LookupEnv) }, loggers{Logger: slog.New(slog.NewJSONHandler(r.logs, &slog.HandlerOptions{Level: slog.LevelDebug}))})
+		r.ended <- serve(ctx, cfg, func() (*config.Config, error) { return config.Load(file, os.LookupEnv) }, newLoggers(config.Log{Level: slog.LevelDebug, Format: "json"}, r.logs))
 	}()
 	t.Cleanup(func() {
 		cancel()

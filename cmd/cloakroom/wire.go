@@ -31,13 +31,13 @@ type service struct {
 	keeper    *session.Keeper
 	gateway   *gateway.Gateway
 	metrics   *prometheus.Registry
-	ring      *session.Keyring
 	upstreams *upstream.Metrics
 	asked     *idp.Metrics
 	tracing   *tracing // nil: none
 	providers []appProvider
-	// looked is the apps as operators look after them.
+	// looked is the apps as operators look after them, and admin how they do.
 	looked atomic.Pointer[[]admin.App]
+	admin  atomic.Pointer[config.Admin]
 	// unused closes what is kept open between requests, once nothing is served
 	// any more.
 	unused []func()
@@ -56,11 +56,7 @@ type appProvider struct {
 func wire(cfg *config.Config, log, access *slog.Logger) (*service, error) {
 	s := &service{metrics: newRegistry()}
 	s.upstreams = upstream.NewMetrics(s.metrics)
-	keys := make([]session.ServerKey, len(cfg.Keys))
-	for i, k := range cfg.Keys {
-		keys[i] = session.ServerKey(k)
-	}
-	ring, err := session.NewKeyring(keys...)
+	ring, err := newKeyring(cfg)
 	if err != nil {
 		return nil, err
 	}
@@ -70,13 +66,13 @@ func wire(cfg *config.Config, log, access *slog.Logger) (*service, error) {
 		s.close()
 		return nil, fmt.Errorf("tracing: %w", err)
 	}
-	opts := gateway.Options{Log: log, Metrics: s.metrics, TrustedProxies: cfg.TrustedProxies,
-		HeaderBytes: cfg.Limits.HeaderBytes, Access: access}
+	opts := gateway.Options{Log: log, Metrics: s.metrics, HeaderBytes: cfg.Limits.HeaderBytes, Access: access}
 	if s.tracing != nil {
 		opts.Tracer = s.tracing.tracer
 	}
-	s.gateway = gateway.New(s.keeper, ring, opts)
-	s.ring, s.asked = ring, idp.NewMetrics(s.metrics)
+	s.gateway = gateway.New(s.keeper, opts)
+	s.asked = idp.NewMetrics(s.metrics)
+	s.admin.Store(&cfg.Admin)
 	if err := s.swap(cfg, log); err != nil {
 		s.close()
 		return nil, err
@@ -84,8 +80,16 @@ func wire(cfg *config.Config, log, access *slog.Logger) (*service, error) {
 	return s, nil
 }
 
-// swap hands the configuration's apps to the gateway, or none of them. A
-// [*config.Error] holds all that is wrong with their tokens.
+func newKeyring(cfg *config.Config) (*session.Keyring, error) {
+	keys := make([]session.ServerKey, len(cfg.Keys))
+	for i, k := range cfg.Keys {
+		keys[i] = session.ServerKey(k)
+	}
+	return session.NewKeyring(keys...)
+}
+
+// swap takes over what may change while the process runs, or nothing of it. A
+// [*config.Error] holds all that is wrong with the apps' tokens.
 //
 // What the apps before held open is let go of as their last requests end.
 func (s *service) swap(cfg *config.Config, log *slog.Logger) (err error) {
@@ -100,7 +104,11 @@ func (s *service) swap(cfg *config.Config, log *slog.Logger) (err error) {
 			f()
 		}
 	}()
-	issuers, err := newIssuers(cfg, s.ring)
+	ring, err := newKeyring(cfg)
+	if err != nil {
+		return err
+	}
+	issuers, err := newIssuers(cfg, ring)
 	if err != nil {
 		return err
 	}
@@ -173,20 +181,25 @@ func (s *service) swap(cfg *config.Config, log *slog.Logger) (err error) {
 		policy.Name = a.Name
 		looked[i] = admin.App{Name: a.Name, Issuer: a.Provider.Issuer, Policy: &policy}
 	}
-	if err := s.gateway.Swap(apps); err != nil {
+	if err := s.gateway.Swap(gateway.Served{Apps: apps, Keys: ring, TrustedProxies: cfg.TrustedProxies}); err != nil {
 		return err
 	}
+	s.keeper.ReplaceKeys(ring)
 	s.looked.Store(&looked)
+	// Whether a token may be left out was judged by the listener's address.
+	if was := s.admin.Load(); was.Network == cfg.Admin.Network && was.Address == cfg.Admin.Address {
+		s.admin.Store(&cfg.Admin)
+	}
 	return nil
 }
 
 // adminAPI looks after the sessions of the apps as they are when it is asked.
-func (s *service) adminAPI(cfg *config.Config, log *slog.Logger) *admin.API {
+func (s *service) adminAPI(log *slog.Logger) *admin.API {
 	return &admin.API{
 		Keeper: s.keeper,
 		Apps:   func() []admin.App { return *s.looked.Load() },
-		Token:  admin.Token(cfg.Admin.Token),
-		Host:   cfg.Admin.Address,
+		Token:  func() admin.Token { return admin.Token(s.admin.Load().Token) },
+		Host:   s.admin.Load().Address,
 		Log:    log,
 	}
 }

@@ -167,7 +167,7 @@ func TestEndpoints(t *testing.T) {
 	r.down.Store(true)
 	health := NewHealth(r.ping, nil)
 	health.probe(t.Context())
-	h := New(health, reg, &API{Token: testToken, Host: "example.com"})
+	h := New(health, reg, &API{Token: func() Token { return testToken }, Host: "example.com"})
 	for _, row := range []struct {
 		method, path string
 		status       int

@@ -44,9 +44,9 @@ type API struct {
 	Keeper *session.Keeper
 	// Apps returns the apps as they are now.
 	Apps func() []App
-	// Token is asked for first. Empty: none is, which is for a listener that
-	// nobody but this machine can reach.
-	Token Token
+	// Token returns what is asked for first, as it is now. Empty: nothing is,
+	// which is for a listener that nobody but this machine can reach.
+	Token func() Token
 	// Host is the listener's host:port as it is configured.
 	Host string
 	Log  *slog.Logger // nil: discard
@@ -155,11 +155,12 @@ func single(r *http.Request, name string) string {
 // authorized compares hashes, so that neither the time taken nor its length
 // tells anything of the token.
 func (a *API) authorized(r *http.Request) bool {
-	if a.Token == "" {
+	token := a.Token()
+	if token == "" {
 		return true
 	}
 	scheme, shown, _ := strings.Cut(single(r, "Authorization"), " ")
-	want, got := sha256.Sum256([]byte(a.Token)), sha256.Sum256([]byte(shown))
+	want, got := sha256.Sum256([]byte(token)), sha256.Sum256([]byte(shown))
 	return subtle.ConstantTimeCompare(want[:], got[:]) == 1 && strings.EqualFold(scheme, "Bearer")
 }
 

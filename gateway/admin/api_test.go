@@ -89,7 +89,7 @@ func TestDoor(t *testing.T) {
 		})
 	}
 	w.wantAlive(w.shop, ticket)
-	if strings.Contains(w.log.text(), testToken) || strings.Contains(fmt.Sprintf("%v %+v %#v", w.api.Token, *w.api, w.api.Token), testToken) {
+	if strings.Contains(w.log.text(), testToken) || strings.Contains(fmt.Sprintf("%v %+v %#v", w.api.Token(), *w.api, w.api.Token()), testToken) {
 		t.Error("the token is shown")
 	}
 
@@ -126,7 +126,7 @@ func TestDoor(t *testing.T) {
 // Where no token is set, the rest of the door stays shut.
 func TestDoorWithoutToken(t *testing.T) {
 	w := newWorld(t)
-	w.api.Token = ""
+	w.api.Token = func() Token { return "" }
 	r := request("GET", "/admin/sessions?sub=alice", "")
 	r.Header.Del("Authorization")
 	if status, answer := w.do(r); status != 200 {

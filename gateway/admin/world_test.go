@@ -95,7 +95,7 @@ func newWorld(t *testing.T) *world {
 	w.api = &API{
 		Keeper: w.keeper,
 		Apps:   func() []App { return []App{{"desk", issuer, w.desk}, {"shop", issuer, w.shop}} },
-		Token:  testToken, Host: testHost, Log: log,
+		Token:  func() Token { return testToken }, Host: testHost, Log: log,
 	}
 	w.handler = New(NewHealth(st.Ping, nil), prometheus.NewRegistry(), w.api)
 	return w

@@ -80,4 +80,9 @@ var ofTheGateway = []mutant{
 		edits: []edit{{"gateway/gateway.go", "panic(v) // net/http's way to cut an answer off", "return"}},
 		pkg:   "gateway", test: "TestResponseCutOff",
 	},
+	{
+		id: "reload-unlocks-admin", rule: "a listener that stays where it is keeps the token that it needs there",
+		edits: []edit{{"cmd/cloakroom/wire.go", "was.Network == cfg.Admin.Network && was.Address == cfg.Admin.Address {", "was != nil {"}},
+		pkg:   "cmd/cloakroom", test: "TestReloadOfAdminToken",
+	},
 }

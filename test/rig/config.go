@@ -41,6 +41,11 @@ func (c Config) Set(path string, value any) {
 // Write writes the file and returns its path. JSON is YAML too.
 func (c Config) Write(t testing.TB) string {
 	t.Helper()
+	return WriteFile(t, "cloakroom.yaml", c.text(t))
+}
+
+func (c Config) text(t testing.TB) string {
+	t.Helper()
 	var text bytes.Buffer
 	enc := json.NewEncoder(&text)
 	enc.SetEscapeHTML(false)
@@ -48,7 +53,7 @@ func (c Config) Write(t testing.TB) string {
 	if err := enc.Encode(c); err != nil {
 		t.Fatalf("rig: %v", err)
 	}
-	return WriteFile(t, "cloakroom.yaml", text.String())
+	return text.String()
 }
 
 // WriteFile writes a file in a directory of its own, as a secret is mounted.

@@ -8,6 +8,7 @@ import (
 	"maps"
 	"net/http"
 	"net/url"
+	"os"
 	"os/exec"
 	"regexp"
 	"slices"
@@ -127,6 +128,7 @@ func (w *World) host() string {
 type Gateway struct {
 	*Process
 	w      *World
+	config string // its file
 	Public string // host:port
 	Admin  string // host:port
 }
@@ -167,9 +169,10 @@ func (w *World) start() *Gateway {
 	if program == "" {
 		program = binary
 	}
-	cmd := exec.Command(program, "serve", "--config", w.Config.Write(w.t))
+	config := w.Config.Write(w.t)
+	cmd := exec.Command(program, "serve", "--config", config)
 	cmd.Env = append(environ(), w.Env...)
-	g := &Gateway{Process: Start(w.t, cmd), w: w}
+	g := &Gateway{Process: Start(w.t, cmd), w: w, config: config}
 	w.mu.Lock()
 	w.outputs = append(w.outputs, g.Process)
 	w.mu.Unlock()
@@ -240,6 +243,21 @@ func (g *Gateway) Metrics() string {
 		g.w.t.Fatalf("metrics: %v", err)
 	}
 	return string(text)
+}
+
+// Reload has the gateway take the world's configuration over as it is now.
+func (g *Gateway) Reload() {
+	g.w.t.Helper()
+	before := len(g.Log("reloaded"))
+	next := g.config + ".next"
+	if err := os.WriteFile(next, []byte(g.w.Config.text(g.w.t)), 0o600); err != nil {
+		g.w.t.Fatalf("rig: %v", err)
+	}
+	if err := os.Rename(next, g.config); err != nil {
+		g.w.t.Fatalf("rig: %v", err)
+	}
+	g.Signal(syscall.SIGHUP)
+	Eventually(g.w.t, "cloakroom has reloaded", func() bool { return len(g.Log("reloaded")) > before })
 }
 
 // Terminate asks the gateway to end (SIGTERM) and returns its exit code.
