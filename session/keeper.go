@@ -56,9 +56,10 @@ type Keeper struct {
 	whole   atomic.Uint64 // the epoch in which what is on record can be refreshed
 	settled atomic.Uint64 // the epoch in which all has been run again
 
-	mu      sync.Mutex // guards flights, quiet and calls
+	mu      sync.Mutex // guards flights, quiet, refused and calls
 	flights map[SID]*flight
 	quiet   map[string]time.Time     // app: when its provider may be called again
+	refused map[string]refusal       // app: until when there is no use in asking for a place
 	calls   map[string]chan struct{} // app: a place for each call under way
 	looked  *otter.Cache[SID, look]  // what a look at a lone mark told, for a moment
 	flying  sync.WaitGroup
@@ -92,6 +93,7 @@ func New(st *store.Store, keys *Keyring, opts Options) *Keeper {
 		journal: newJournal(),
 		flights: map[SID]*flight{},
 		quiet:   map[string]time.Time{},
+		refused: map[string]refusal{},
 		calls:   map[string]chan struct{}{},
 		looked: otter.Must(&otter.Options[SID, look]{
 			MaximumSize:      newsEntries,

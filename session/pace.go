@@ -14,7 +14,18 @@ const (
 	// this replica. When a provider stops answering, that many are lost sight of
 	// before anybody notices.
 	callsAtOnce = 128
+	// bookedUp is how long all are told what one was: that the places of the next
+	// paceLimit are taken. Of a herd most are turned away, and each would cost three
+	// calls of Redis, which those pay for that only pass by.
+	bookedUp = 250 * time.Millisecond
 )
+
+// refusal is what a refresh was told that found no place, and until when others
+// are.
+type refusal struct {
+	until time.Time
+	err   *UnavailableError
+}
 
 var errPaced = errors.New("more sessions want new tokens than the provider is asked for at a time")
 
@@ -28,7 +39,11 @@ func (k *Keeper) turn(ctx context.Context, app *App) (done func(), err error) {
 			return nil, k.unavailable(ctx, err)
 		}
 		if !booked {
-			return nil, &UnavailableError{Provider: true, RetryAfter: wait, Err: errPaced}
+			err := &UnavailableError{Provider: true, RetryAfter: wait, Err: errPaced}
+			k.mu.Lock()
+			k.refused[app.Name] = refusal{k.now().Add(bookedUp), err}
+			k.mu.Unlock()
+			return nil, err
 		}
 		if wait > 0 {
 			timer := time.NewTimer(wait)

@@ -92,6 +92,42 @@ func TestHerdOverTheLimitIsToldWhenToComeBack(t *testing.T) {
 	}
 }
 
+// What one refresh was told of the places being taken, the next ones are told
+// without a word to Redis: neither a lease, nor a place, nor its withdrawal.
+func TestWhoComesWhenAllPlacesAreTakenCostsNothing(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	w.app.RefreshRate = 1
+	first, others := w.herd(w.replica(), 1, func() {}), w.herd(w.replica(), 10, func() {})
+	st, c := w.store(2*time.Second), w.client()
+	for booked := true; booked; {
+		var err error
+		if _, booked, err = st.Pace(t.Context(), w.app.Name, w.app.RefreshRate, 10*time.Second); err != nil {
+			t.Fatal(err)
+		}
+	}
+	// The moment for which it is remembered doesn't pass by itself.
+	began := time.Now()
+	k := session.New(w.store(2*time.Second), w.keys, session.Options{Now: func() time.Time { return began.Add(time.Duration(w.offset.Load())) }})
+	scripts := func(open func(*session.Keeper) (served, refused int), want int) (n int64) {
+		before := commandCalls(t, c.Info(context.Background(), "commandstats").Val(), "evalsha")
+		if _, refused := open(k); refused != want {
+			t.Errorf("%d refused, want %d", refused, want)
+		}
+		return commandCalls(t, c.Info(context.Background(), "commandstats").Val(), "evalsha") - before
+	}
+	if n := scripts(first, 1); n != 4 { // opened, claimed, no place, withdrawn
+		t.Errorf("%d scripts for the first", n)
+	}
+	if n := scripts(others, 10); n != 10 { // opened, and that is all
+		t.Errorf("%d scripts for the ten that come next", n)
+	}
+	w.pass(300 * time.Millisecond)
+	if n := scripts(first, 1); n != 4 {
+		t.Errorf("%d scripts for one that comes later: it is to ask again", n)
+	}
+}
+
 func TestCallsToAProviderAtOnceAreBounded(t *testing.T) {
 	t.Parallel()
 	const most = 128

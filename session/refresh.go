@@ -127,6 +127,11 @@ func (k *Keeper) board(app *App, v *view, stays func() bool) (f *flight, own boo
 		close(f.done)
 		return f, false
 	}
+	if b := k.refused[app.Name]; k.now().Before(b.until) {
+		f.err = b.err
+		close(f.done)
+		return f, false
+	}
 	if l, ok := k.looked.GetIfPresent(v.SID); ok && k.now().Sub(l.at) < lookAgain {
 		f.err = l.told
 		close(f.done)
@@ -238,7 +243,12 @@ func (k *Keeper) leaveAlone(app *App, wait time.Duration, err error) error {
 func (k *Keeper) await(ctx context.Context, sid SID, version uint64, wake <-chan struct{}) {
 	ctx, cancel := context.WithTimeout(ctx, waitLimit)
 	defer cancel()
-	for pause := 100 * time.Millisecond; ; pause = min(2*pause, time.Second) {
+	pause, longest := 100*time.Millisecond, time.Second
+	if k.store.Glance().Ear() != 0 {
+		// News is rarely lost where it is heard, and of a herd thousands wait here.
+		pause, longest = 500*time.Millisecond, 2*time.Second
+	}
+	for ; ; pause = min(2*pause, longest) {
 		timer := time.NewTimer(pause)
 		select {
 		case <-wake:
