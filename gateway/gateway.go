@@ -54,6 +54,7 @@ import (
 	"go.opentelemetry.io/otel/trace"
 
 	"github.com/cloakroom/cloakroom/gateway/proxy"
+	"github.com/cloakroom/cloakroom/gateway/web"
 	"github.com/cloakroom/cloakroom/session"
 )
 
@@ -64,7 +65,7 @@ type Gateway struct {
 	log         *slog.Logger
 	metrics     *metrics
 	headerBytes int // bounds a request's header
-	lines       accessLines
+	lines       *accessLines
 	tracer      trace.Tracer // nil: nothing is traced
 	now         func() time.Time
 
@@ -255,6 +256,13 @@ func (g *Gateway) own(w *response, r *http.Request, path string) error {
 		w.endpoint, post = endpointBackChannel, (*Gateway).backChannelLogout
 	case basePath + "/frontchannel-logout":
 		w.endpoint, get = endpointFrontChannel, (*Gateway).frontChannelLogout
+	case basePath + "/client.js":
+		w.endpoint = endpointClient
+		if r.Method != http.MethodGet && r.Method != http.MethodHead {
+			return &problem{code: codeMethodNotAllowed, allow: "GET, HEAD"}
+		}
+		web.Client(w, r) // no guard: it is public
+		return nil
 	default:
 		sid, ok := strings.CutPrefix(path, sessionsPath+"/")
 		if !ok {

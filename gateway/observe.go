@@ -31,13 +31,14 @@ const (
 	endpointBackChannel
 	endpointFrontChannel
 	endpointKeys
+	endpointClient
 	endpointRoute
 	endpoints
 )
 
 var endpointNames = [endpoints]string{
 	"none", "login", "callback", "token", "user", "session", "logout", "logged_out",
-	"sessions", "backchannel_logout", "frontchannel_logout", "keys", "route",
+	"sessions", "backchannel_logout", "frontchannel_logout", "keys", "client", "route",
 }
 
 func (e endpoint) String() string { return endpointNames[e] }
@@ -79,49 +80,18 @@ func (g *Gateway) access(w *response, r *http.Request) {
 	if class := w.status/100 - 1; class >= 0 && class < 5 {
 		g.metrics.requests[w.endpoint][class].Inc()
 	}
-	g.lines.write(g, w, r)
-}
-
-// accessLines are where the requests' lines go. They go to the handler itself:
-// what slog.Logger adds, the place in the code, is the same for all of them and
-// printed for none.
-type accessLines struct {
-	handler slog.Handler
-	level   slog.Level
-}
-
-func newAccessLines(log, access *slog.Logger) accessLines {
-	if access == nil {
-		return accessLines{log.Handler(), slog.LevelDebug}
+	lines := g.lines
+	if w.app != nil {
+		lines = w.app.lines
 	}
-	return accessLines{access.Handler(), slog.LevelInfo}
-}
-
-func (l accessLines) write(g *Gateway, w *response, r *http.Request) {
-	if !l.handler.Enabled(r.Context(), l.level) {
-		return
-	}
-	now := g.now()
-	line := slog.NewRecord(now, l.level, "request", 0)
-	var room [aboutAttrs + 3]slog.Attr
-	line.AddAttrs(append(g.appendAbout(room[:0], w, r),
-		slog.Int("status", w.status),
-		slog.Int64("bytes", w.bytes),
-		slog.Duration("took", now.Sub(w.received)))...)
-	_ = l.handler.Handle(r.Context(), line) // as slog.Logger does
+	lines.write(g, w, r)
 }
 
 // about is what every line about a request says. The path of a route is the
 // upstream's affair and may name things; the query is never logged, for it holds
 // codes and states.
 func (g *Gateway) about(w *response, r *http.Request) []slog.Attr {
-	return g.appendAbout(make([]slog.Attr, 0, 2*aboutAttrs), w, r)
-}
-
-// aboutAttrs is how many attributes about has at most.
-const aboutAttrs = 6
-
-func (g *Gateway) appendAbout(attrs []slog.Attr, w *response, r *http.Request) []slog.Attr {
+	attrs := make([]slog.Attr, 0, 12)
 	attrs = append(attrs,
 		slog.String("trace_id", w.trace),
 		slog.String("endpoint", w.endpoint.String()),
