@@ -30,17 +30,18 @@ import (
 
 // arena is what the rows of a section share.
 type arena struct {
-	t        *testing.T
-	w        *rig.World
-	provider *gatewaytest.Provider
-	up       *upstream
-	tls      *upstream // nil if not asked for
-	decoders *decoders
-	g        *rig.Gateway // plain HTTP
-	secure   *rig.Gateway // TLS, HTTP/2; nil if not asked for
-	users    map[string]*rig.Browser
-	redis    *watched
-	base     usage
+	t            *testing.T
+	w            *rig.World
+	provider     *gatewaytest.Provider
+	registration rig.Registration
+	up           *upstream
+	tls          *upstream // nil if not asked for
+	decoders     *decoders
+	g            *rig.Gateway // plain HTTP
+	secure       *rig.Gateway // TLS, HTTP/2; nil if not asked for
+	users        map[string]*rig.Browser
+	redis        *watched
+	base         usage
 
 	mu  sync.Mutex
 	got []*exchanged // guarded by mu
@@ -124,6 +125,7 @@ func newArena(t *testing.T, s setup) *arena {
 		})
 	}
 	a.provider, reg = rig.Strict(t, rig.Origin, s.provider)
+	a.registration = reg
 	a.w = rig.New(t, rig.Setup{Provider: reg, Replicas: max(1, s.replicas), Change: func(c rig.Config) {
 		routes := append([]any{}, s.routes...)
 		for _, r := range a.routes() {
