@@ -46,9 +46,14 @@ var freezeRows = []Row{{
 	Judge: func(_ *World, h *History, r *Result) {
 		outages(h, r, "frozen for "+silence.String(), 4*time.Second)
 		outages(h, r, "paused for "+silence.String(), 4*time.Second)
-		// Refusals come within Redis's timeout (2 s), however long it lasts.
-		took := slowest(h, func(o *Op) bool { return o.Status == 503 && o.Kind != KindLogin && o.Kind != KindLogout })
+		// A refusal comes within Redis's timeout (2 s), however long it lasts. Only who
+		// waits for a refresh that was under way waits for longer.
+		refused := func(code string) float64 {
+			return slowest(h, func(o *Op) bool { return o.Status == 503 && o.Code == code && o.Kind != KindLogin && o.Kind != KindLogout })
+		}
+		took := refused("store_unavailable")
 		r.Figure("refused: p99, ms", took)
+		r.Figure("refused, a refresh was under way: p99, ms", refused("provider_unavailable"))
 		if took > 5000 {
 			r.Violate("F6a", "refusals took %.0f ms", took)
 		}
