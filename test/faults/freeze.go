@@ -49,7 +49,9 @@ var freezeRows = []Row{{
 		// A refusal comes within Redis's timeout (2 s), however long it lasts. Only who
 		// waits for a refresh that was under way waits for longer.
 		refused := func(code string) float64 {
-			return slowest(h, func(o *Op) bool { return o.Status == 503 && o.Code == code && o.Kind != KindLogin && o.Kind != KindLogout })
+			return slowest(h, func(o *Op) bool {
+				return o.Status == 503 && o.Code == code && o.Kind != KindLogin && o.Kind != KindLogout
+			})
 		}
 		took := refused("store_unavailable")
 		r.Figure("refused: p99, ms", took)
