@@ -66,6 +66,9 @@ type Ask struct {
 	// Late keeps the answer's cookie back for so long, and Lost for ever.
 	Late time.Duration
 	Lost bool
+	// Fresh asks over a connection of its own, and closes it: a machine that has
+	// slept has none.
+	Fresh bool
 }
 
 // path of a kind's request.
@@ -114,6 +117,9 @@ func (b *Browser) Do(a Ask) Op {
 	}
 	if cookie != "" {
 		h["Cookie"] = []string{rig.SessionCookie + "=" + cookie}
+	}
+	if a.Fresh {
+		h["Connection"] = []string{"close"}
 	}
 	op, _ := b.send(request{kind: a.Kind, at: a.At, method: method, path: path, header: h, cookie: cookie, session: session,
 		within: a.Within, late: a.Late, lost: a.Lost, foreign: a.Cookie != "" && (a.Kind == KindGhost || a.Kind == KindReplay)})
@@ -190,7 +196,7 @@ func (b *Browser) send(q request) (Op, *answer) {
 			at = w.pick(op.ID + try)
 		}
 		op.Replica = at.N
-		r := &http.Request{Method: q.method, URL: &url.URL{Scheme: "http", Host: at.Client.Addr()}, Host: "app.test", Header: q.header,
+		r := &http.Request{Method: q.method, URL: &url.URL{Scheme: "http", Host: at.addr()}, Host: "app.test", Header: q.header,
 			Proto: "HTTP/1.1", ProtoMajor: 1, ProtoMinor: 1}
 		r.URL.Path, r.URL.RawQuery, _ = strings.Cut(q.path, "?")
 		if q.body != "" {
@@ -611,7 +617,7 @@ func (b *Browser) Socket() Op {
 		b.finish(&op, q, nil)
 		return op
 	}
-	conn, err := net.DialTimeout("tcp", at.Client.Addr(), 5*time.Second)
+	conn, err := net.DialTimeout("tcp", at.addr(), 5*time.Second)
 	if err != nil {
 		return fail(err)
 	}

@@ -90,6 +90,9 @@ type Setup struct {
 	Redis *storetest.Server
 	// NoRedisLink leaves the redis block as Change made it.
 	NoRedisLink bool
+	// NoLinks has browsers, Redis and upstream reached without links, for a row that
+	// measures time: links are carried by the process that the browsers are in.
+	NoLinks bool
 	// Bearers adds a route that takes the provider's bearers.
 	Bearers bool
 	// Change has the last word on the configuration.

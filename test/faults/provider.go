@@ -156,7 +156,7 @@ func (w *World) flood(n int) {
 			for i := worker; i < n; i += 8 {
 				at := w.pick(int64(i))
 				head := base64.RawURLEncoding.EncodeToString(fmt.Appendf(nil, `{"alg":"ES256","typ":"at+jwt","kid":"nobody-%d-%d"}`, i, w.nextOp.Load()))
-				r, err := http.NewRequestWithContext(w.T.Context(), http.MethodGet, "http://"+at.Client.Addr()+"/bearer/orders", nil)
+				r, err := http.NewRequestWithContext(w.T.Context(), http.MethodGet, "http://"+at.addr()+"/bearer/orders", nil)
 				if err != nil {
 					return
 				}

@@ -67,6 +67,14 @@ type Replica struct {
 	process atomic.Int64 // the number of the process, over all replicas
 }
 
+// addr is where browsers find it.
+func (r *Replica) addr() string {
+	if g := r.Gateway(); g != nil && r.w.Setup.NoLinks {
+		return g.Public
+	}
+	return r.Client.Addr()
+}
+
 // Gateway is the process that runs there; nil: none.
 func (r *Replica) Gateway() *rig.Gateway { return r.gateway.Load() }
 
@@ -167,7 +175,7 @@ func (w *World) Add() *Replica {
 	r := &Replica{N: n, w: w, Client: rig.NewLink(w.T, "", w.Setup.Seed+uint64(10*n+1))}
 	_, upstream, _ := strings.Cut(w.Upstream.URL, "://")
 	r.Upstream = rig.NewLink(w.T, upstream, w.Setup.Seed+uint64(10*n+2))
-	if !w.Setup.NoRedisLink {
+	if !w.Setup.NoRedisLink && !w.Setup.NoLinks {
 		r.Redis = rig.NewLink(w.T, w.Redis.Addr(), w.Setup.Seed+uint64(10*n+3))
 	}
 	w.Boot(r)
@@ -191,6 +199,9 @@ func (w *World) boot(r *Replica) {
 		c.Set("redis.addresses", []any{r.Redis.Addr()})
 	}
 	upstream := "http://" + r.Upstream.Addr()
+	if w.Setup.NoLinks {
+		upstream = w.Upstream.URL
+	}
 	routes := []any{
 		map[string]any{"path": "/api/", "upstream": upstream, "strip_prefix": "/api"},
 		map[string]any{"path": "/landing", "upstream": upstream, "kind": "page", "auth": "none", "token": "none"},
