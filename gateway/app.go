@@ -149,6 +149,7 @@ type app struct {
 	logins   codec
 	routes   *proxy.Table[[]Route]
 	hsts     []string // the header's lines; nil: none
+	lines    *accessLines
 	// takesRelayed: a route accepts the provider's own tokens.
 	takesRelayed bool
 }
@@ -178,7 +179,7 @@ func (g *Gateway) prepare(def App, keys *session.Keyring) (*app, error) {
 		return fail("unknown token mode %q", def.Token)
 	}
 
-	a := &app{App: def, host: strings.ToLower(o.Host), sameSite: http.SameSiteStrictMode}
+	a := &app{App: def, host: strings.ToLower(o.Host), sameSite: http.SameSiteStrictMode, lines: g.lines.of(def.Name)}
 	// Browsers leave the scheme's own port out, of Host and of Origin.
 	a.host = strings.TrimSuffix(a.host, map[string]string{"https": ":443", "http": ":80"}[o.Scheme])
 	a.origin = o.Scheme + "://" + a.host

@@ -2,6 +2,7 @@ package gateway_test
 
 import (
 	"bufio"
+	"encoding/json"
 	"fmt"
 	"io"
 	"net"
@@ -12,6 +13,7 @@ import (
 	"time"
 
 	"github.com/cloakroom/cloakroom/gateway"
+	"github.com/cloakroom/cloakroom/session"
 )
 
 // limited is an app with limits on its routes.
@@ -265,9 +267,35 @@ func TestAccessLog(t *testing.T) {
 	b := w.browser(w.replica())
 	b.login()
 	want(t, b.fetch("GET", "/api/very-private?also=this"), 200)
-	line := w.log.find(`"level":"INFO","msg":"request","trace_id"`)
+	want(t, b.fetch("POST", "/bff/token"), 200)
+	if w.log.find(`"msg":"request","endpoint":"route","app":"shop","trace_id"`) == "" {
+		t.Error("no line of a route")
+	}
+	line := w.log.find(`"level":"INFO","msg":"request","endpoint":"token","app":"shop","trace_id"`)
 	if line == "" {
 		t.Fatal("no line")
+	}
+	var told struct {
+		Trace   string `json:"trace_id"`
+		Method  string
+		Address string
+		Status  int
+		Bytes   int64
+		Took    time.Duration
+		SID     string
+	}
+	if err := json.Unmarshal([]byte(line), &told); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := session.ParseSID(told.SID); err != nil || len(told.Trace) != 32 || told.Method != "POST" || told.Address == "" || told.Status != 200 || told.Bytes == 0 || told.Took <= 0 {
+		t.Errorf("the line tells %+v (%v)", told, err)
+	}
+	if a := w.raw(b.at, "GET / HTTP/1.1\r\nHost: nobody.test\r\nConnection: close\r\n\r\n"); a.status != 421 {
+		t.Errorf("nobody's host: %d", a.status)
+	}
+	line = w.log.find(`"level":"INFO","msg":"request","endpoint":"none","trace_id"`)
+	if line == "" || strings.Contains(line, `"app"`) || strings.Contains(line, `"sid"`) {
+		t.Errorf("of no app: %q", line)
 	}
 	if w.log.find("very-private") != "" || w.log.find("also=this") != "" {
 		t.Error("a path or a query is in the log")
