@@ -42,6 +42,9 @@ type model struct {
 	ops   interned[op]
 	views interned[view]
 
+	inPlace bool                       // replicas and requests keep their places
+	told    func(i int, answer answer) // hears how requests are answered; may be nil
+
 	known *known
 	steps int
 
@@ -64,6 +67,21 @@ func (m *model) reach(what string, ok bool) {
 func (m *model) fail(what string) {
 	if m.failed == "" {
 		m.failed = what
+	}
+}
+
+// answer is how a request ends.
+type answer uint8
+
+const (
+	served answer = iota
+	refused503
+	refused401
+)
+
+func (m *model) tell(i int, a answer) {
+	if m.told != nil {
+		m.told(i, a)
 	}
 }
 

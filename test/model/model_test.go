@@ -6,8 +6,8 @@
 // world around it; a step runs a script of session/store by the store's own
 // methods, or is something of the world. So it is the Lua that is checked. What
 // session.Keeper decides between two scripts is transcribed, next to the names of
-// the functions that it transcribes; that it does so is for the tests of package
-// session. It is in the module of the tests since it needs nothing that isn't
+// the functions that it transcribes; [TestKeeper] walks with the model and two real
+// keepers side by side. It is in the module of the tests since it needs nothing that isn't
 // exported.
 //
 // What is checked in each state, or by each step:

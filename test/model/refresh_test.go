@@ -23,105 +23,110 @@ var faultNames = [...]string{"crash", "lapse", "answer lost", "502", "no connect
 // jobs makes all steps of refreshes, as session.Keeper's fly and its exchange do.
 func (m *model) refreshes(s *state) {
 	for r := range uint8(replicas) {
-		j := s.jobs[r]
-		v := m.views.of(j.view)
-		again := func(s *state) { m.done(s, r, onceMore) }
-		fails := func(s *state) { m.done(s, r, unavailable) }
-		stays := func(s *state) {}
-		to := func(phase uint8, fails bool) func(*state) {
-			return func(s *state) { s.jobs[r].phase, s.jobs[r].fails = phase, fails }
-		}
-		o := op{version: v.version, attempt: j.attempt}
-		switch j.phase {
-		case claiming:
-			o.kind = opClaim
-			m.call(s, o, m.say("replica %d claims", r), func(s *state, result store.Result) {
-				switch result {
-				case store.OK:
-					now := viewOf(m.kvs[s.kv])
-					if now.uid != v.uid {
-						// Only if Redis lost what was judged.
-						m.reach("a claim finds another ticket on the same version", true)
-						to(withdrawing, false)(s)
-						return
-					}
-					s.jobs[r].phase, s.jobs[r].view = latching, m.views.id(now)
-				case store.Sending:
-					s.jobs[r].phase = looking
-				case store.Ended:
-					m.done(s, r, over)
-				default:
-					again(s)
-				}
-			}, fails)
-		case looking:
-			o.kind = opLook
-			m.call(s, o, m.say("replica %d looks at the mark", r), func(s *state, result store.Result) {
-				switch result {
-				case store.Looked:
-					m.reach("a lone mark was looked at", true)
-					fails(s)
-				case store.Withdrawn:
-					m.reach("a lone mark was withdrawn", true)
-					again(s)
-				default:
-					again(s)
-				}
-			}, fails)
-		case latching:
-			o.kind = opSend
-			m.fault(s, refused, m.say("replica %d can't reach the provider", r), to(withdrawing, true))
-			m.call(s, o, m.say("replica %d sets the mark", r), func(s *state, result store.Result) {
-				if result == store.OK {
-					s.jobs[r].phase = asking
+		m.job(s, r)
+	}
+}
+
+// job makes the steps of a replica's.
+func (m *model) job(s *state, r uint8) {
+	j := s.jobs[r]
+	v := m.views.of(j.view)
+	again := func(s *state) { m.done(s, r, onceMore) }
+	fails := func(s *state) { m.done(s, r, unavailable) }
+	stays := func(s *state) {}
+	to := func(phase uint8, fails bool) func(*state) {
+		return func(s *state) { s.jobs[r].phase, s.jobs[r].fails = phase, fails }
+	}
+	o := op{version: v.version, attempt: j.attempt}
+	switch j.phase {
+	case claiming:
+		o.kind = opClaim
+		m.call(s, o, m.say("replica %d claims", r), func(s *state, result store.Result) {
+			switch result {
+			case store.OK:
+				now := viewOf(m.kvs[s.kv])
+				if now.uid != v.uid {
+					// Only if Redis lost what was judged.
+					m.reach("a claim finds another ticket on the same version", true)
+					to(withdrawing, false)(s)
 					return
 				}
-				m.reach("the latch was another's", true)
-				to(withdrawing, false)(s)
-			}, to(withdrawing, true))
-		case asking:
-			m.ask(s, r, v)
-		case committing:
-			m.commit(s, r, j, v)
-		case rejecting:
-			o.kind, o.reason = opEndAttempt, rejected
-			m.call(s, o, m.say("replica %d ends the session: the token was rejected", r), func(s *state, result store.Result) {
-				if result == store.OK {
-					m.reach("ended for a rejected token", true)
-					m.endedBy(s, r, op{kind: opEnd, reason: rejected})
-					m.done(s, r, over)
-					return
-				}
-				m.reach("a rejected token was not the record's any more", true)
+				s.jobs[r].phase, s.jobs[r].view = latching, m.views.id(now)
+			case store.Sending:
+				s.jobs[r].phase = looking
+			case store.Ended:
+				m.done(s, r, over)
+			default:
 				again(s)
-			}, stays)
-		case withdrawing:
-			o.kind = opWithdraw
-			m.call(s, o, m.say("replica %d takes its mark back", r), func(s *state, _ store.Result) {
-				if j.fails {
-					fails(s)
-				} else {
-					again(s)
+			}
+		}, fails)
+	case looking:
+		o.kind = opLook
+		m.call(s, o, m.say("replica %d looks at the mark", r), func(s *state, result store.Result) {
+			switch result {
+			case store.Looked:
+				m.reach("a lone mark was looked at", true)
+				fails(s)
+			case store.Withdrawn:
+				m.reach("a lone mark was withdrawn", true)
+				again(s)
+			default:
+				again(s)
+			}
+		}, fails)
+	case latching:
+		o.kind = opSend
+		m.fault(s, refused, m.say("replica %d can't reach the provider", r), to(withdrawing, true))
+		m.call(s, o, m.say("replica %d sets the mark", r), func(s *state, result store.Result) {
+			if result == store.OK {
+				s.jobs[r].phase = asking
+				return
+			}
+			m.reach("the latch was another's", true)
+			to(withdrawing, false)(s)
+		}, to(withdrawing, true))
+	case asking:
+		m.ask(s, r, v)
+	case committing:
+		m.commit(s, r, j, v)
+	case rejecting:
+		o.kind, o.reason = opEndAttempt, rejected
+		m.call(s, o, m.say("replica %d ends the session: the token was rejected", r), func(s *state, result store.Result) {
+			if result == store.OK {
+				m.reach("ended for a rejected token", true)
+				m.endedBy(s, r, op{kind: opEnd, reason: rejected})
+				m.done(s, r, over)
+				return
+			}
+			m.reach("a rejected token was not the record's any more", true)
+			again(s)
+		}, stays)
+	case withdrawing:
+		o.kind = opWithdraw
+		m.call(s, o, m.say("replica %d takes its mark back", r), func(s *state, _ store.Result) {
+			if j.fails {
+				fails(s)
+			} else {
+				again(s)
+			}
+		}, stays)
+	case releasing:
+		o.kind = opRelease
+		m.call(s, o, m.say("replica %d leaves its mark behind", r), func(s *state, _ store.Result) { fails(s) }, stays)
+	}
+	if record := m.kvs[s.kv]; j.phase > claiming && record.leased == lapsed && record.lease == j.attempt {
+		o := op{kind: opClaim, version: v.version, attempt: j.attempt}
+		m.call(s, o, m.say("replica %d renews its lease", r), func(*state, store.Result) {}, nil)
+	}
+	if j.phase != idling || s.journal[r] != 0 || s.at(r) {
+		m.fault(s, crash, m.say("replica %d crashes", r), func(s *state) {
+			s.jobs[r], s.journal[r], s.again[r] = job{}, 0, 0
+			for i, q := range s.reqs {
+				if q.who != nobody && q.rep == r && q.phase != onItsWay && q.phase != slow && q.phase != answering {
+					s.reqs[i] = req{}
 				}
-			}, stays)
-		case releasing:
-			o.kind = opRelease
-			m.call(s, o, m.say("replica %d leaves its mark behind", r), func(s *state, _ store.Result) { fails(s) }, stays)
-		}
-		if record := m.kvs[s.kv]; j.phase > claiming && record.leased == lapsed && record.lease == j.attempt {
-			o := op{kind: opClaim, version: v.version, attempt: j.attempt}
-			m.call(s, o, m.say("replica %d renews its lease", r), func(*state, store.Result) {}, nil)
-		}
-		if j.phase != idling || s.journal[r] != 0 || s.at(r) {
-			m.fault(s, crash, m.say("replica %d crashes", r), func(s *state) {
-				s.jobs[r], s.journal[r], s.again[r] = job{}, 0, 0
-				for i, q := range s.reqs {
-					if q.who != nobody && q.rep == r && q.phase != onItsWay && q.phase != slow && q.phase != answering {
-						s.reqs[i] = req{}
-					}
-				}
-			})
-		}
+			}
+		})
 	}
 }
 
@@ -190,6 +195,7 @@ func (m *model) commit(s *state, r uint8, j job, v view) {
 		switch result {
 		case store.OK:
 			m.reach("a commit in place", o.change == inPlace)
+			m.reach("a commit in place, for a predecessor in its grace", o.change == inPlace && !current && v.confirmed)
 			m.reach("a commit in place, for there is no room for one more predecessor", o.change == inPlace && current && v.confirmed)
 			m.reach("an advance that drops a predecessor", o.change == advance && m.kvs[s.kv].n <= v.n)
 			m.reach("an advance with nobody to hand it out to", o.change == advance && !o.handed)
@@ -234,7 +240,11 @@ func (m *model) done(s *state, r uint8, how uint8) {
 		own := q.own
 		q.own, q.view = false, 0
 		switch {
-		case how == unavailable || how == over:
+		case how == unavailable:
+			m.tell(i, refused503)
+			*q = req{}
+		case how == over:
+			m.tell(i, refused401)
 			*q = req{}
 		case how == committed && own && !q.settled:
 			m.served(s, i, func(s *state) { s.reqs[i] = req{} })

@@ -47,80 +47,86 @@ func (m *model) requests(s *state) {
 		}
 	}
 	for i, q := range s.reqs {
-		if q.who == nobody || i > 0 && q == s.reqs[i-1] {
-			continue // the same again
+		if q.who != nobody && (i == 0 || q != s.reqs[i-1]) { // else the same again
+			m.request(s, i)
 		}
-		who := parties[q.who]
-		drop := func(s *state) { s.reqs[i] = req{} }
-		switch q.phase {
-		case onItsWay:
-			if m.all {
-				t := *s
-				drop(&t)
-				m.emit(&t, "the %s's request with %s is lost", who, s.ticket(q.uid))
-			}
-			m.arrive(s, i)
-		case judge:
-			m.open(s, i)
-		case kill:
-			// [session.Keeper.refuse]: a second call, on the server's context.
-			m.call(s, op{kind: opEnd, reason: reuse}, m.say("a replica ends the session for the %s's %s: reuse", who, s.ticket(q.uid)), func(s *state, r store.Result) {
-				if r == store.OK {
-					if s.watch == 0 && !s.twice {
-						m.fail("(a) an honest browser was ended for reuse")
-					}
-					m.reach("ended for reuse, since a failover forgot a hand-out", s.watch == 0)
-					m.reach("ended for reuse after a theft", s.watch != 0)
-					m.endedBy(s, q.rep, op{kind: opEnd, reason: reuse})
-				}
-				drop(s)
-			}, drop)
-		case replace:
-			m.reissue(s, i, drop)
-		case waiting:
-			if m.gone {
-				t := *s
-				drop(&t)
-				m.emit(&t, "the %s that waits hangs up", who)
-			}
-		case slow:
-			t := *s
-			if q.held > holdTicks { // [session.Keeper.MayHandOut]
-				drop(&t)
-				m.emit(&t, "the %s's slow answer leaves, too late for %s", who, s.ticket(q.cookie))
-				break
-			}
-			t.reqs[i].phase, t.reqs[i].rep = answering, 0
-			if q.held > 0 {
-				t.reqs[i].age = 0
-			}
-			m.emit(&t, "the %s's answer leaves with %s", who, s.ticket(q.cookie))
-		case answering:
+	}
+}
+
+// request makes the steps of one that is under way.
+func (m *model) request(s *state, i int) {
+	q := s.reqs[i]
+	who := parties[q.who]
+	drop := func(s *state) { s.reqs[i] = req{} }
+	switch q.phase {
+	case onItsWay:
+		if m.all {
 			t := *s
 			drop(&t)
-			m.emit(&t, "the answer to the %s with %s is lost", who, s.ticket(q.cookie))
-			t = *s
-			drop(&t)
-			if q.who == browser {
-				t.jar = q.cookie
-			} else {
-				t.purse |= 1 << q.cookie
-			}
-			m.emit(&t, "the answer to the %s comes: %s", who, s.ticket(q.cookie))
-			if m.all || q.who == thief || q.cookie == s.jar {
-				break
-			}
-			places := 0 // while the answer was still under way
-			for _, q := range s.reqs[:m.requestsAtOnce] {
-				if q.who == nobody {
-					places++
+			m.emit(&t, "the %s's request with %s is lost", who, s.ticket(q.uid))
+		}
+		m.arrive(s, i)
+	case judge:
+		m.open(s, i)
+	case kill:
+		// [session.Keeper.refuse]: a second call, on the server's context.
+		m.call(s, op{kind: opEnd, reason: reuse}, m.say("a replica ends the session for the %s's %s: reuse", who, s.ticket(q.uid)), func(s *state, r store.Result) {
+			if r == store.OK {
+				if s.watch == 0 && !s.twice {
+					m.fail("(a) an honest browser was ended for reuse")
 				}
+				m.reach("ended for reuse, since a failover forgot a hand-out", s.watch == 0)
+				m.reach("ended for reuse after a theft", s.watch != 0)
+				m.endedBy(s, q.rep, op{kind: opEnd, reason: reuse})
 			}
-			for range places {
-				t.reqs[t.free(m.requestsAtOnce)] = req{who: browser, uid: s.jar}
-				u := t
-				m.emit(&u, "the browser sends %s, and then the answer comes: %s", s.ticket(s.jar), s.ticket(q.cookie))
+			m.tell(i, refused401)
+			drop(s)
+		}, drop)
+	case replace:
+		m.reissue(s, i, drop)
+	case waiting:
+		if m.gone {
+			t := *s
+			drop(&t)
+			m.emit(&t, "the %s that waits hangs up", who)
+		}
+	case slow:
+		t := *s
+		if q.held > holdTicks { // [session.Keeper.MayHandOut]
+			drop(&t)
+			m.emit(&t, "the %s's slow answer leaves, too late for %s", who, s.ticket(q.cookie))
+			break
+		}
+		t.reqs[i].phase, t.reqs[i].rep = answering, 0
+		if q.held > 0 {
+			t.reqs[i].age = 0
+		}
+		m.emit(&t, "the %s's answer leaves with %s", who, s.ticket(q.cookie))
+	case answering:
+		t := *s
+		drop(&t)
+		m.emit(&t, "the answer to the %s with %s is lost", who, s.ticket(q.cookie))
+		t = *s
+		drop(&t)
+		if q.who == browser {
+			t.jar = q.cookie
+		} else {
+			t.purse |= 1 << q.cookie
+		}
+		m.emit(&t, "the answer to the %s comes: %s", who, s.ticket(q.cookie))
+		if m.all || q.who == thief || q.cookie == s.jar {
+			break
+		}
+		places := 0 // while the answer was still under way
+		for _, q := range s.reqs[:m.requestsAtOnce] {
+			if q.who == nobody {
+				places++
 			}
+		}
+		for range places {
+			t.reqs[t.free(m.requestsAtOnce)] = req{who: browser, uid: s.jar}
+			u := t
+			m.emit(&u, "the browser sends %s, and then the answer comes: %s", s.ticket(s.jar), s.ticket(q.cookie))
 		}
 	}
 }
@@ -158,6 +164,7 @@ func (m *model) judged(s *state, i int, verdict store.Result, drop func(*state))
 	case store.Reuse:
 		if q.since > 0 {
 			m.reach("a late verdict of reuse", true)
+			m.tell(i, refused503)
 			drop(s) // 503: the verdict is older than 2 s
 			return
 		}
@@ -177,6 +184,7 @@ func (m *model) judged(s *state, i int, verdict store.Result, drop func(*state))
 		drop(s)
 		return
 	default:
+		m.tell(i, refused401)
 		drop(s)
 		return
 	}
@@ -225,6 +233,7 @@ func (m *model) proceed(s *state, i int, settled bool, drop func(*state)) {
 // served answers a request from the session, and hands its cookie out.
 func (m *model) served(s *state, i int, drop func(*state)) {
 	q := &s.reqs[i]
+	m.tell(i, served)
 	m.watchServed(s, q.who)
 	if q.cookie == 0 || q.held > holdTicks {
 		drop(s)

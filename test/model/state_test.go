@@ -153,10 +153,12 @@ const (
 // alone are one: versions count from the record's, attempts are named in order,
 // replicas and requests are sorted. None of it is more than a renaming.
 func (m *model) canon(s *state) {
-	m.sortReplicas(s)
-	for i := 1; i < len(s.reqs); i++ {
-		for j := i; j > 0 && less(&s.reqs[j], &s.reqs[j-1]); j-- {
-			s.reqs[j], s.reqs[j-1] = s.reqs[j-1], s.reqs[j]
+	if !m.inPlace {
+		m.sortReplicas(s)
+		for i := 1; i < len(s.reqs); i++ {
+			for j := i; j > 0 && less(&s.reqs[j], &s.reqs[j-1]); j-- {
+				s.reqs[j], s.reqs[j-1] = s.reqs[j-1], s.reqs[j]
+			}
 		}
 	}
 	record, back := m.kvs[s.kv], m.kvs[s.back]
