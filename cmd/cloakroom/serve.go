@@ -5,6 +5,7 @@ import (
 	"crypto/tls"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	stdlog "log"
 	"log/slog"
@@ -60,6 +61,9 @@ func (c serveCmd) Run() error {
 func serve(ctx context.Context, cfg *config.Config, again func() (*config.Config, error), logs loggers) (err error) {
 	log := logs.Logger
 	defer logs.drain()
+	// net/http's client tells the whole process of what it can't place, in the
+	// upstream's own words.
+	stdlog.SetOutput(io.Discard)
 	for _, w := range cfg.Warnings() {
 		log.Warn("configuration: "+w.Message, slog.String("key", w.Key), slog.Int("line", w.Line))
 	}

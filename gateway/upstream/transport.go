@@ -7,6 +7,8 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"net/http/httptrace"
+	"runtime"
 	"sync/atomic"
 	"time"
 )
@@ -24,7 +26,7 @@ func newTransport(o *Options) *http.Transport {
 		cfg = &tls.Config{MinVersion: tls.VersionTLS12}
 	}
 	t := &http.Transport{
-		DialContext:            (&net.Dialer{Timeout: o.DialTimeout, KeepAlive: 30 * time.Second}).DialContext,
+		DialContext:            dialObserved(o),
 		TLSClientConfig:        cfg,
 		TLSHandshakeTimeout:    o.DialTimeout,
 		MaxConnsPerHost:        o.MaxConns,
@@ -64,8 +66,7 @@ func (p *Pool) roundTrip(r *http.Request) (res *http.Response, err error) {
 	var tried []*address
 	for {
 		a := p.pick(tried)
-		out := new(http.Request)
-		*out = *r
+		out := r.WithContext(httptrace.WithClientTrace(r.Context(), &settledTrace))
 		u := *r.URL
 		u.Scheme, u.Host = a.url.Scheme, a.url.Host
 		out.URL = &u
@@ -92,6 +93,77 @@ func (p *Pool) roundTrip(r *http.Request) (res *http.Response, err error) {
 		return nil, err
 	}
 }
+
+// dialObserved opens connections that tell whether somebody waits for what comes
+// on them.
+func dialObserved(o *Options) func(context.Context, string, string) (net.Conn, error) {
+	d := net.Dialer{Timeout: o.DialTimeout, KeepAlive: 30 * time.Second}
+	return func(ctx context.Context, network, addr string) (net.Conn, error) {
+		c, err := d.DialContext(ctx, network, addr)
+		if err != nil {
+			return nil, err
+		}
+		return &observed{Conn: c}, nil
+	}
+}
+
+// observed is a connection below net/http's.
+type observed struct {
+	net.Conn
+	waiting atomic.Bool // a Read is under way
+	closed  atomic.Bool
+}
+
+func (c *observed) Read(p []byte) (int, error) {
+	c.waiting.Store(true)
+	n, err := c.Conn.Read(p)
+	c.waiting.Store(false)
+	return n, err
+}
+
+func (c *observed) Close() error {
+	c.closed.Store(true)
+	return c.Conn.Close()
+}
+
+// CloseWrite is a tunnel's.
+func (c *observed) CloseWrite() error {
+	if w, ok := c.Conn.(interface{ CloseWrite() error }); ok {
+		return w.CloseWrite()
+	}
+	return errors.ErrUnsupported
+}
+
+// settledTrace keeps what an upstream has sent beyond one answer from being the
+// next user's. net/http offers an HTTP/1.1 connection for use again, and only
+// then looks whether something is left in its buffers: who takes it in between is
+// answered with that. Once it waits for more, there is nothing left; if there is
+// something, it closes the connection, and the request goes over another.
+var settledTrace = httptrace.ClientTrace{GotConn: func(info httptrace.GotConnInfo) {
+	if !info.Reused {
+		return
+	}
+	under := info.Conn
+	if c, ok := under.(*tls.Conn); ok {
+		if c.ConnectionState().NegotiatedProtocol == "h2" {
+			return
+		}
+		under = c.NetConn()
+	}
+	c, ok := under.(*observed)
+	if !ok {
+		return
+	}
+	for end := time.Now().Add(settleTimeout); !c.waiting.Load() && !c.closed.Load(); runtime.Gosched() {
+		if time.Now().After(end) {
+			c.Close() // better no answer than another's
+			return
+		}
+	}
+}}
+
+// settleTimeout is far above what it takes net/http to look into a buffer.
+const settleTimeout = time.Second
 
 // isDial reports whether err means that no connection was opened.
 func isDial(err error) bool {
