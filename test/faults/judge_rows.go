@@ -80,7 +80,7 @@ var judgeRows = []Row{
 			}
 			w.whole(w.Setup.Sentinels.Wait)
 		},
-		Allow: Allowance{Cut: true, Recovery: 4 * time.Second, Outside: 5},
+		Allow: Allowance{Cut: true, Recovery: 6 * time.Second, Outside: 5},
 		Judge: secondJudge,
 	},
 	{
