@@ -28,8 +28,9 @@ func (u *upload) Read(p []byte) (int, error) {
 }
 
 // wellFramed checks what net/http checks of requests over HTTP/1.1 and not of
-// those over HTTP/2: that the method is a token, and that there is one length
-// (RFC 9113 sections 8.2.1, 8.1.1).
+// those over HTTP/2: that the method is a token, and that there is one length, a
+// number (RFC 9113 sections 8.2.1, 8.1.1). net/http reads any other as 0, and
+// finds out only when data comes.
 func wellFramed(r *http.Request) bool {
 	if r.ProtoMajor < 2 {
 		return true
@@ -40,5 +41,11 @@ func wellFramed(r *http.Request) bool {
 			return false
 		}
 	}
-	return r.Method != "" && len(r.Header["Content-Length"]) <= 1
+	lengths := r.Header["Content-Length"]
+	for _, v := range lengths {
+		if v == "" || strings.Trim(v, "0123456789") != "" {
+			return false
+		}
+	}
+	return r.Method != "" && len(lengths) <= 1
 }
