@@ -233,6 +233,9 @@ func (a *arena) settle() {
 
 // watched is what Redis was sent, but for beats and pings.
 type watched struct {
+	marks net.Conn
+	said  int // marks
+
 	mu   sync.Mutex
 	all  bytes.Buffer // guarded by mu
 	work []string     // guarded by mu
@@ -249,7 +252,12 @@ func watch(t testing.TB, r *storetest.Server) *watched {
 	if text, err := in.ReadString('\n'); err != nil || text != "+OK\r\n" {
 		t.Fatalf("MONITOR: %q, %v", text, err)
 	}
-	w := &watched{}
+	marks, err := net.Dial("tcp", r.Addr())
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { marks.Close() })
+	w := &watched{marks: marks}
 	done := make(chan struct{})
 	t.Cleanup(func() { conn.Close(); <-done })
 	go func() {
@@ -270,7 +278,23 @@ func watch(t testing.TB, r *storetest.Server) *watched {
 	return w
 }
 
+// mark is how much there was, once all that was before it has been told: what
+// MONITOR says comes when it comes.
 func (w *watched) mark() int {
+	w.said++
+	name := fmt.Sprintf("mark-%d-", w.said)
+	w.mu.Lock()
+	from := w.all.Len()
+	w.mu.Unlock()
+	fmt.Fprintf(w.marks, "ECHO %s\r\n", name)
+	told := func() bool {
+		w.mu.Lock()
+		defer w.mu.Unlock()
+		return bytes.Contains(w.all.Bytes()[from:], []byte(name))
+	}
+	for end := time.Now().Add(patience); time.Now().Before(end) && !told(); {
+		time.Sleep(time.Millisecond)
+	}
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	return len(w.work)
