@@ -21,6 +21,13 @@
 //	I8  what was opened is closed, and every key in Redis has a TTL
 //	I9  the provider is asked once for each session that needs it
 //
+// # Two judges
+//
+// The strict provider is ours, and could share a mistake with the gateway. So some
+// rows run a second time with npm's oidc-provider (their ids end in "o"): the
+// ledger then is what that tells in its own events, and it revokes all tokens of a
+// login by itself where one is shown twice.
+//
 // # Running
 //
 //	make faults                       all rows
