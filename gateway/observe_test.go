@@ -1,8 +1,10 @@
 package gateway
 
 import (
+	"bytes"
 	"context"
 	"errors"
+	"log/slog"
 	"maps"
 	"net/http"
 	"strings"
@@ -79,6 +81,18 @@ func TestMetrics(t *testing.T) {
 	}
 	if !maps.Equal(seen, want) {
 		t.Errorf("%v, want %v", seen, want)
+	}
+}
+
+// Without an access log, its lines are for whoever debugs.
+func TestAccessLinesAreForDebugging(t *testing.T) {
+	for level, want := range map[slog.Level]int{slog.LevelDebug: 1, slog.LevelInfo: 0} {
+		var out bytes.Buffer
+		g := New(&session.Keeper{}, Options{Log: slog.New(slog.NewJSONHandler(&out, &slog.HandlerOptions{Level: level}))})
+		serveOne(g, "GET", "http://nobody.test/")
+		if got := strings.Count(out.String(), `"level":"DEBUG","msg":"request"`); got != want || strings.Count(out.String(), `"msg":"request"`) != want {
+			t.Errorf("at level %v: %s", level, out.String())
+		}
 	}
 }
 
