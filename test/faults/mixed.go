@@ -88,7 +88,9 @@ var mixedRows = []Row{
 			}
 			waking.Wait()
 		},
-		Allow: Allowance{Outside: 100, Presentations: 1},
+		// A replica that is told to end waits for the provider, but not for ever.
+		Allow: Allowance{Outside: 100, Presentations: 1, Unknown: true},
+		Calm:  100 * time.Second,
 		Judge: func(w *World, _ *History, r *Result) {
 			for name, value := range w.figures {
 				r.Figure(name, value)

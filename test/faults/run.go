@@ -145,6 +145,7 @@ func (w *World) told(row string, seed uint64) *History {
 	for _, s := range w.sessions {
 		h.Sessions = append(h.Sessions, *s)
 	}
+	h.named()
 	for _, e := range []gatewaytest.Endpoint{gatewaytest.EndpointDiscovery, gatewaytest.EndpointJWKS, gatewaytest.EndpointToken, gatewaytest.EndpointRevoke} {
 		h.Calls[string(e)] = w.Provider.Requests(e)
 	}
@@ -152,6 +153,29 @@ func (w *World) told(row string, seed uint64) *History {
 		h.Lines = append(h.Lines, audit(n, log, w.Start)...)
 	}
 	return h
+}
+
+// named gives sessions of which no token was ever seen their family, where there
+// is no doubt: a person who logged in once.
+func (h *History) named() {
+	families, sessions := map[string]map[string]bool{}, map[string]int{}
+	for _, e := range h.Ledger {
+		if families[e.Subject] == nil {
+			families[e.Subject] = map[string]bool{}
+		}
+		families[e.Subject][e.Family] = true
+	}
+	for _, s := range h.Sessions {
+		sessions[s.User]++
+	}
+	for i := range h.Sessions {
+		s := &h.Sessions[i]
+		if of := families[gatewaytest.SubjectOf(s.User)]; s.Family == "" && sessions[s.User] == 1 && len(of) == 1 {
+			for family := range of {
+				s.Family = family
+			}
+		}
+	}
 }
 
 func grown(before, after []Gauge) bool {

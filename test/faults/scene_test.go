@@ -129,3 +129,21 @@ func (h *History) of(user string, from time.Duration) *History {
 	c.Lines = slices.DeleteFunc(slices.Clone(h.Lines), func(l Line) bool { return !sids[l.SID] })
 	return &c
 }
+
+// A session of which no token was seen has the family of whoever logged in once.
+func TestSessionsOfOneLoginAreNamed(t *testing.T) {
+	h := &History{
+		Ledger: []gatewaytest.Entry{
+			{Subject: gatewaytest.SubjectOf("once"), Family: "family-1"},
+			{Subject: gatewaytest.SubjectOf("twice"), Family: "family-2"},
+			{Subject: gatewaytest.SubjectOf("twice"), Family: "family-3"},
+		},
+		Sessions: []Session{{User: "once"}, {User: "twice"}, {User: "twice"}, {User: "never"}},
+	}
+	h.named()
+	for i, want := range []string{"family-1", "", "", ""} {
+		if got := h.Sessions[i].Family; got != want {
+			t.Errorf("%s: %q, want %q", h.Sessions[i].User, got, want)
+		}
+	}
+}
