@@ -6,7 +6,9 @@ package model
 // waited for, and nothing runs that again. Then it is handed out a second time;
 // and if that answer is overtaken by a whole rotation, it takes the jar back. The
 // rows say so: with two requests at once a failover alone may lose a session. The
-// row "hand-outs" is what waiting for those, too, would be worth.
+// row "hand-outs" is what waiting for those, too, would be worth. Where nothing is
+// waited for, a failover may also forget a mark, and a re-issue that was judged
+// before gets in the way of the new tokens.
 var large = []bounds{
 	{
 		name: "honest", requestsAtOnce: 3, tickets: 4, rotations: 3,
