@@ -1,6 +1,7 @@
 package gateway
 
 import (
+	"errors"
 	"io"
 	"net/http"
 	"sync"
@@ -37,7 +38,10 @@ type stall struct {
 	mu      sync.Mutex
 	timer   *time.Timer // nil: nothing was watched yet
 	writing bool        // guarded by mu
+	over    bool        // guarded by mu: the client has taken nothing for too long
 }
+
+var errStalled = errors.New("the client has not read for too long")
 
 // expect begins to watch, if n more bytes may have to wait.
 func (w *response) expect(n int) (watched bool) {
@@ -56,13 +60,14 @@ func (w *response) expect(n int) (watched bool) {
 	return true
 }
 
-// taken ends the watch.
-func (w *response) taken() {
+// taken ends the watch. It reports whether the client has been given up.
+func (w *response) taken() (stalled bool) {
 	s := &w.stall
 	s.timer.Stop()
 	s.mu.Lock()
+	defer s.mu.Unlock()
 	s.writing = false
-	s.mu.Unlock()
+	return s.over
 }
 
 // stuck ends a write that has waited for too long, and so the answer.
@@ -71,6 +76,7 @@ func (w *response) stuck() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.writing { // or the deadline would be the next request's
+		s.over = true
 		_ = http.NewResponseController(w.ResponseWriter).SetWriteDeadline(time.Unix(1, 0))
 	}
 }
@@ -86,8 +92,8 @@ func (w *response) copyFrom(src io.Reader) (total int64, err error) {
 		want := part.N
 		watched := w.expect(int(want))
 		n, err := io.Copy(w.ResponseWriter, part)
-		if watched {
-			w.taken()
+		if watched && w.taken() && err != nil {
+			err = errStalled // src may have deadlines of its own
 		}
 		w.bytes += n
 		total += n

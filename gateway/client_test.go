@@ -5,6 +5,7 @@ import (
 	"errors"
 	"io"
 	"net/http"
+	"os"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -65,6 +66,27 @@ func TestQ20StalledAnswer(t *testing.T) {
 		})
 	}
 }
+
+// TestStalledClientIsNotASlowUpstream: an upstream that pauses has a deadline of its
+// own for each part, and its copy goes on after it; a client that was given up is
+// never asked again.
+func TestStalledClientIsNotASlowUpstream(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		d := &deaf{header: http.Header{}, takes: 300 << 10, over: make(chan struct{})}
+		w := &response{ResponseWriter: d}
+		if _, err := w.ReadFrom(&io.LimitedReader{R: endless{}, N: 1 << 20}); !errors.Is(err, errStalled) {
+			t.Errorf("a client that takes nothing: %v", err)
+		}
+		w = &response{ResponseWriter: &patient{header: http.Header{}}}
+		if n, err := w.ReadFrom(&io.LimitedReader{R: paused{}, N: 1 << 20}); n != 0 || !errors.Is(err, os.ErrDeadlineExceeded) {
+			t.Errorf("an upstream that pauses: %d, %v", n, err)
+		}
+	})
+}
+
+type paused struct{}
+
+func (paused) Read([]byte) (int, error) { return 0, os.ErrDeadlineExceeded }
 
 // TestQ20PatientAnswer: a client that takes its time for each part gets all, and
 // nothing is left behind for the connection's next request.

@@ -24,6 +24,10 @@ const (
 	maxTrailer = 8 << 10
 	// bufferSize is what is read at once.
 	bufferSize = 32 << 10
+	// copyPart is how long the kernel copies before it is asked how far it has
+	// come: only so can a client that takes nothing be told from an upstream that
+	// sends nothing, which may take its time.
+	copyPart = 15 * time.Second
 )
 
 type buffer [bufferSize]byte
@@ -96,21 +100,28 @@ func (x *Exchange) Chunked() bool { return x.framed.by == byChunks }
 func (x *Exchange) UntilClose() bool { return x.framed.by == byClose }
 
 // CopyTo lets the rest of a body of known length go from the connection to dst,
-// which may have the kernel do it. Buffered bytes must have been taken.
+// which may have the kernel do it. Buffered bytes must have been taken. While the
+// upstream pauses, dst.ReadFrom is called anew every 15 s.
 func (x *Exchange) CopyTo(dst io.ReaderFrom) error {
 	if x.framed.by != byLength || x.r != x.w {
 		return errors.New("upstream: not to be copied")
 	}
-	x.c.wakeBy(time.Time{}, time.Time{})
-	n, err := dst.ReadFrom(&io.LimitedReader{R: x.c.Conn, N: x.left})
-	if x.left -= n; x.left == 0 {
-		x.complete()
-		return err
+	for {
+		by := time.Now().Add(copyPart)
+		x.c.wakeBy(by, by)
+		n, err := dst.ReadFrom(&io.LimitedReader{R: x.c.Conn, N: x.left})
+		if x.left -= n; x.left == 0 {
+			x.complete()
+			return err
+		}
+		switch {
+		case errors.Is(err, os.ErrDeadlineExceeded) && !time.Now().Before(by):
+			continue
+		case err == nil:
+			err = io.ErrUnexpectedEOF
+		}
+		return x.broken(err)
 	}
-	if err == nil {
-		err = io.ErrUnexpectedEOF
-	}
-	return x.broken(err)
 }
 
 func (x *Exchange) fillBody() error {
