@@ -79,6 +79,53 @@ var controls = []wrong{
 			over()
 		},
 	},
+	{
+		name: "a token is kept for whoever asks next", want: "I1",
+		edits: []rig.Edit{
+			{File: "gateway/token.go", Old: "import (\n", New: "import (\n\t\"os\"\n"},
+			{File: "gateway/token.go", Old: "AccessToken: access, ", New: "AccessToken: func() string {\n\t\tif os.Getenv(\"KEPT\") == \"\" {\n\t\t\tos.Setenv(\"KEPT\", access)\n\t\t}\n\t\treturn os.Getenv(\"KEPT\")\n\t}(), "},
+		},
+		play: func(s *scene) {
+			other := s.NewBrowser()
+			if err := other.LogIn(); err != nil {
+				s.t.Fatal(err)
+			}
+			other.Do(Ask{Kind: KindToken, At: s.first})
+			s.b.Do(Ask{Kind: KindToken, At: s.first})
+		},
+	},
+	{
+		name: "a page sees the refresh token", want: "I4",
+		edits: []rig.Edit{{File: "gateway/token.go", Old: "Scope: o.Tokens.Scope, ", New: "Scope: string(o.Tokens.Refresh), "}},
+		play:  func(s *scene) { s.b.Do(Ask{Kind: KindToken}) },
+	},
+	{
+		name: "a logout ends nothing", want: "I5",
+		edits: []rig.Edit{{File: "gateway/logout.go", Old: "err := g.keeper.End(ctx, a.policy, t.SID, session.ReasonLoggedOut); err != nil", New: "err := error(nil); err != nil"}},
+		play: func(s *scene) {
+			s.b.Do(Ask{Kind: KindToken}) // it lives for a minute
+			cookie, session := s.b.Ticket()
+			s.b.LogOut()
+			rig.Eventually(s.t, "all have heard of it", func() bool { return s.now() > session.Ended+2*time.Second })
+			s.b.Do(Ask{Kind: KindGhost, Cookie: cookie, Session: session, At: s.second})
+		},
+	},
+	{
+		name: "there is no grace for tabs that are late", want: "I6",
+		edits: []rig.Edit{{File: "session/store/lua/open.lua", Old: "verdict = 'grace'", New: "verdict = 'reuse'"}},
+		play: func(s *scene) {
+			old, session := s.b.Ticket()
+			for range 2 {
+				s.b.Do(Ask{Kind: KindToken, At: s.first})
+			}
+			s.b.Do(Ask{Kind: KindToken, At: s.second, Cookie: old, Session: session})
+		},
+	},
+	{
+		name: "predecessors stay in Redis for ever", want: "I8",
+		edits: []rig.Edit{{File: "session/store/lua/commit.lua", Old: "table.concat(kept), 'PXAT', string.format('%d', expires))", New: "table.concat(kept))"}},
+		play:  func(s *scene) { s.b.Do(Ask{Kind: KindToken}) },
+	},
 }
 
 func control(t *testing.T, c wrong) {
@@ -86,6 +133,7 @@ func control(t *testing.T, c wrong) {
 	program := rig.Build(t, c.edits...)
 	s := newStage(t, program).scene(t)
 	c.play(s)
+	s.sweep(s.Rig.Logs())
 	r := Check(s.told("control", 1).of(s.b.User, s.from), Allowance{Unknown: true, Cut: true, Recovery: 20 * time.Second})
 	if !slices.ContainsFunc(r.Violations, func(v string) bool { return strings.HasPrefix(v, c.want+": ") }) {
 		t.Errorf("a gateway that is wrong passes: nothing of %s in %q", c.want, r.Violations)
