@@ -92,9 +92,16 @@ func (s *Store) Open(ctx context.Context, sid [16]byte, p Presented) (Answer, er
 	for _, k := range p.KnownKeys {
 		known = append(known, k[:]...)
 	}
-	return s.run(ctx, openScript, sid, p.App[:], known, p.Generation, p.Hash[:],
+	a, err := s.run(ctx, openScript, sid, p.App[:], known, p.Generation, p.Hash[:],
 		p.IdleTimeout.Milliseconds(), p.Grace.Milliseconds(), p.Settle.Milliseconds(), p.Interval.Milliseconds(),
 		flag(p.Activity), flag(p.Cookie), int64(millis(p.SeenAt)), p.Remembered.Milliseconds(), s.excused(sid))
+	if err == nil && a.Result == Handout && s.wait > 0 {
+		// A failover that forgets it would have the successor handed out once more,
+		// and one of the two answers takes the browser back when it is late.
+		_, replicas := s.replicated(ctx, s.recordKey(sid), func(c redis.Cmdable) redis.Cmder { return c.Ping(ctx) })
+		s.acknowledged(ctx, "open", replicas)
+	}
+	return a, err
 }
 
 // Claim takes the lease of a refresh for ttl, or renews it: OK, Busy, Sending,

@@ -409,11 +409,27 @@ func TestWaitingForReplicas(t *testing.T) {
 	if n := strings.Count(out.String(), "too few replicas"); n > 1 || n == 0 && base == 0 {
 		t.Errorf("%d lines, want one in a while: %s", n, &out)
 	}
-	// A second run writes nothing, and still has to wait for what the first wrote.
+	// An opening waits if it notes that it hands a successor out, and not otherwise.
 	sid := f.begin()
-	attempt := f.send(sid, 1)
+	advance := f.advance(sid, 1, 1, f.send(sid, 1))
+	advance.Handed = false
+	a, err := f.Commit(ctx, sid, advance)
+	want(t, a, err, OK)
 	before := missed()
-	a, err := f.Send(ctx, sid, 1, attempt, 10*time.Second)
+	for _, opening := range []struct {
+		result Result
+		missed float64
+	}{{Handout, 1}, {Superseding, 0}} {
+		if a := f.open(sid, 1); a.Result != opening.result || missed()-before != opening.missed {
+			t.Errorf("%v, %v missed, want %v", a.Result, missed()-before, opening)
+		}
+		before = missed()
+	}
+	// A second run writes nothing, and still has to wait for what the first wrote.
+	sid = f.begin()
+	attempt := f.send(sid, 1)
+	before = missed()
+	a, err = f.Send(ctx, sid, 1, attempt, 10*time.Second)
 	want(t, a, err, OK)
 	if missed() != before+1 {
 		t.Error("a second run counts as acknowledged")

@@ -26,7 +26,6 @@ type bounds struct {
 	background     bool // refreshes that nobody waits for
 	timeouts       bool
 	wait           bool // the writes that matter are replicated before they count
-	handouts       bool // and so is an opening's note that it hands a successor out
 	replay         bool // commits and ends are run again after a failover
 	seeded         *kv  // the record at the start, if not a new one
 	sent           bool // and a request with its oldest ticket is on its way
@@ -178,9 +177,7 @@ func (m *model) change(s *state, o op, got outcome) {
 	}
 	switch {
 	case m.faults&failover == 0 || s.faults&failover != 0:
-	case m.wait && (o.kind == opSend || o.kind == opEnd || o.kind == opEndAttempt || o.kind == opCommit):
-		s.back = 0
-	case m.handouts && got.result == store.Handout:
+	case m.wait && (o.kind == opSend || o.kind == opEnd || o.kind == opEndAttempt || o.kind == opCommit || got.result == store.Handout):
 		s.back = 0
 	default:
 		s.back = s.kv

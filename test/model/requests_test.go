@@ -239,9 +239,9 @@ func (m *model) served(s *state, i int, drop func(*state)) {
 		drop(s)
 		return
 	}
-	// An opening isn't waited for: a failover may lose its note of a hand-out.
+	// A failover may lose the note of a hand-out that nobody waited for.
 	if s.handed&(1<<q.cookie) != 0 {
-		if s.faults&failover == 0 || m.handouts {
+		if s.faults&failover == 0 || m.wait {
 			m.fail(fmt.Sprintf("(b) %s is handed out a second time", s.ticket(q.cookie)))
 		}
 		m.reach("a successor handed out a second time, after a failover", true)

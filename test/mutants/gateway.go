@@ -85,4 +85,14 @@ var ofTheGateway = []mutant{
 		edits: []edit{{"cmd/cloakroom/wire.go", "was.Network == cfg.Admin.Network && was.Address == cfg.Admin.Address {", "was != nil {"}},
 		pkg:   "cmd/cloakroom", test: "TestReloadOfAdminToken",
 	},
+	{
+		id: "copy-without-looking-up", rule: "an upstream that pauses is not taken for a client that doesn't read",
+		edits: []edit{{"gateway/upstream/body.go", "by := time.Now().Add(copyPart)\n\t\tx.c.wakeBy(by, by)", "by := time.Now()\n\t\tx.c.wakeBy(time.Time{}, time.Time{})"}},
+		pkg:   "gateway/upstream", test: "TestCopyOfASlowUpstream",
+	},
+	{
+		id: "client-never-stalls", rule: "a client that takes nothing is given up", from: "Q-20",
+		edits: []edit{{"gateway/client.go", "	if s.writing { // or the deadline would be the next request's", "	if false {"}},
+		pkg:   "gateway", test: "TestQ20StalledAnswer",
+	},
 }

@@ -138,4 +138,9 @@ var ofTheModel = []mutant{
 		edits: []edit{{luaPrelude, "local t = slice(record, 0, HEADER)", "local t = record"}},
 		pkg:   "test/model", test: "TestModel/slow",
 	},
+	{
+		id: "nobody-waits-for-a-handout", rule: "a successor is handed out once, whatever a failover forgets", from: "protocol M1",
+		edits: []edit{{"session/store/change.go", "a.Result == Handout && s.wait > 0 {", "a.Result == Handout && s.wait < 0 {"}},
+		pkg:   "session/store", test: "TestWaitingForReplicas",
+	},
 }

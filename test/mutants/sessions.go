@@ -234,4 +234,9 @@ var ofSessions = []mutant{
 		edits: []edit{{"session/exchange.go", "change.Body = e.keys.pack(app.Name, ticket", "change.Body = k.keys.Load().pack(app.Name, ticket"}},
 		pkg:   "session", test: "TestServerKeysReplacedWhileRunning",
 	},
+	{
+		id: "full-queue-asks", rule: "who comes when all places at the provider are taken costs Redis nothing", from: "F20",
+		edits: []edit{{"session/pace.go", "bookedUp = 250 * time.Millisecond", "bookedUp = 0"}},
+		pkg:   "session", test: "TestWhoComesWhenAllPlacesAreTakenCostsNothing",
+	},
 }
