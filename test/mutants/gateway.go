@@ -91,7 +91,7 @@ var ofTheGateway = []mutant{
 		pkg:   "gateway/upstream", test: "TestCopyOfASlowUpstream",
 	},
 	{
-		id: "client-never-stalls", rule: "a client that takes nothing is given up", from: "Q-20",
+		id: "client-never-stalls", rule: "a client that takes nothing is given up",
 		edits: []edit{{"gateway/client.go", "	if s.writing { // or the deadline would be the next request's", "	if false {"}},
 		pkg:   "gateway", test: "TestQ20StalledAnswer",
 	},

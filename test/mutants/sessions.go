@@ -235,7 +235,7 @@ var ofSessions = []mutant{
 		pkg:   "session", test: "TestServerKeysReplacedWhileRunning",
 	},
 	{
-		id: "full-queue-asks", rule: "who comes when all places at the provider are taken costs Redis nothing", from: "F20",
+		id: "full-queue-asks", rule: "who comes when all places at the provider are taken costs Redis nothing",
 		edits: []edit{{"session/pace.go", "bookedUp = 250 * time.Millisecond", "bookedUp = 0"}},
 		pkg:   "session", test: "TestWhoComesWhenAllPlacesAreTakenCostsNothing",
 	},
