@@ -229,6 +229,40 @@ func TestServerKeysAreReplacedUnderLoad(t *testing.T) {
 	}
 }
 
+// V-09: files change under load, server keys among them, and nobody is refused;
+// an answer that is under way comes to its end over what has been replaced.
+func TestReloadUnderLoad(t *testing.T) {
+	t.Parallel()
+	p, w := rolled(t)
+	old := w.Config["keys"].([]any)[0]
+	text, _, _ := rig.Run(t, "keys", "new")
+	w.Secret("server key", strings.TrimSpace(text))
+	fresh := "${file:" + rig.WriteFile(t, "key", text) + "}"
+
+	c := busy(t, w, "alice", "bob", "carol")
+	dave := w.NewBrowser()
+	dave.Login("dave")
+	held := make(chan *rig.Response, 1)
+	go func() { held <- dave.Fetch(http.MethodGet, "/api/held") }()
+	<-w.Upstream.Held()
+	for n, keys := range [][]any{{old, fresh}, {fresh, old}, {old, fresh}, {fresh, old}} {
+		w.Config.Set("keys", keys)
+		w.Config.Set("apps.0.session.idle_timeout", fmt.Sprintf("%dm", 20+n))
+		for _, g := range w.Gateways {
+			g.Reload()
+		}
+		c.goOn()
+	}
+	w.Upstream.Release()
+	if r := <-held; r.Status != http.StatusOK {
+		t.Errorf("what was under way: %s", r)
+	}
+	c.content()
+	if reuses := p.Reuses(); len(reuses) > 0 {
+		t.Errorf("reuse at the provider: %v", reuses)
+	}
+}
+
 // older is a commit of an earlier build with the same record format: the last one
 // before Sentinel and Cluster.
 const older = "9d7f576b7432e77fb99cbf141b5d7adb0c5f4ac7"
