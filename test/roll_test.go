@@ -289,6 +289,7 @@ func TestMixedVersions(t *testing.T) {
 	t.Parallel()
 	before := buildOld(t, older)
 	p, w := rolled(t)
+	w.Config.Set("drain.delay", "500ms") // the older build closes its listener at once without
 	c := busy(t, w, "alice", "bob", "carol")
 	replace := func(i int, with string) {
 		t.Helper()

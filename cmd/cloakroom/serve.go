@@ -35,6 +35,10 @@ const (
 	// requests have used up drain.timeout, since an unfinished refresh can cost
 	// a session and an unfinished download costs a download.
 	finishTimeout = 10 * time.Second
+	// lastCalls is how long the listener stays open at least: the kernel resets
+	// connections that nobody has taken from a listener when it closes, and with
+	// them the requests of a balancer that has just chosen us.
+	lastCalls = 200 * time.Millisecond
 )
 
 type serveCmd struct {
@@ -122,7 +126,7 @@ func serve(ctx context.Context, cfg *config.Config, again func() (*config.Config
 	logs.drain()
 	health.Drain()
 	draining.Store(true)
-	time.Sleep(drain.Delay)
+	time.Sleep(max(drain.Delay, lastCalls))
 	deadline := time.Now().Add(drain.Timeout)
 	open, cancel := context.WithDeadline(background, deadline)
 	defer cancel()
