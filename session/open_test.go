@@ -256,6 +256,18 @@ func TestOpening(t *testing.T) {
 		w.wantEnded(k, first, session.ReasonReuseDetected)
 		w.wantEnded(k, third, session.ReasonReuseDetected)
 	})
+	t.Run("older, at a replica that could take no connections", func(t *testing.T) {
+		w := newWorld(t)
+		k := w.replica()
+		first := w.begin(k)
+		second := w.rotate(k, first)
+		w.open(k, second, page)
+		w.pass(w.app.Grace)
+		k.Interrupted()
+		w.wantUnavailable(k, first, page)
+		w.open(k, second, page)
+		w.wantEnded(w.replica(), first, session.ReasonReuseDetected)
+	})
 	t.Run("older, verdict too late", func(t *testing.T) {
 		w := newWorld(t)
 		k := w.replica()

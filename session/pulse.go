@@ -11,7 +11,7 @@ import (
 // it had just been sent: tickets from before that are no proof of anything.
 type pulse struct {
 	last   atomic.Int64 // when it ticked, in nanoseconds since started; 0: it never has
-	resume atomic.Int64 // when it ticked first after a break
+	resume atomic.Int64 // when it ticked first after a break, or when one was told of
 }
 
 var started = time.Now()
@@ -52,6 +52,11 @@ func (p *pulse) steady(now time.Duration) bool {
 	last, resume := time.Duration(p.last.Load()), time.Duration(p.resume.Load())
 	return (last == 0 || now-last <= pulseBreak) && (resume == 0 || now-resume > backlogAge)
 }
+
+// Interrupted tells that requests may have waited for longer than anybody can see:
+// this process could take no connections, say. What they show is no proof of reuse
+// for the next 10 s.
+func (k *Keeper) Interrupted() { k.pulse.resume.Store(int64(time.Since(started))) }
 
 // timely reports whether a request came no longer than age ago, when its ticket
 // was judged at that time of Redis's. To a virtual machine that was paused no time

@@ -106,7 +106,7 @@ func serve(ctx context.Context, cfg *config.Config, again func() (*config.Config
 	working.Go(func() { reload.run(background) })
 	operators := newAdminServer(admin.New(health, s.metrics, s.adminAPI(log)), log)
 	failed := make(chan error, 2)
-	working.Go(func() { failed <- serveOn(public, publicListener) })
+	working.Go(func() { failed <- serveOn(public, listener{publicListener, s.keeper.Interrupted}) })
 	working.Go(func() { failed <- serveOn(operators, adminListener) })
 	// Its probes are answered to the last.
 	defer operators.Close()
@@ -201,6 +201,21 @@ func newAdminServer(h http.Handler, log *slog.Logger) *http.Server {
 // and the like, which nobody can mend.
 func errorLog(log *slog.Logger) *stdlog.Logger {
 	return slog.NewLogLogger(log.Handler(), slog.LevelDebug)
+}
+
+// listener tells when it can take no connection, for want of files as a rule: who
+// waits in the kernel's queue meanwhile sends a request that is older than it looks.
+type listener struct {
+	net.Listener
+	failed func()
+}
+
+func (l listener) Accept() (net.Conn, error) {
+	c, err := l.Listener.Accept()
+	if err != nil && !errors.Is(err, net.ErrClosed) {
+		l.failed()
+	}
+	return c, err
 }
 
 // serveOn serves until the server is closed, which is no error.

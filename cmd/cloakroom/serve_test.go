@@ -10,6 +10,7 @@ import (
 	"crypto/x509"
 	"encoding/json"
 	"encoding/pem"
+	"errors"
 	"fmt"
 	"io"
 	"log/slog"
@@ -21,6 +22,7 @@ import (
 	"path/filepath"
 	"strings"
 	"sync"
+	"syscall"
 	"testing"
 	"time"
 
@@ -420,5 +422,26 @@ func TestAdminSocket(t *testing.T) {
 	}
 	if _, err := listenAdmin(config.Admin{Network: "unix", Address: file}); err == nil {
 		t.Error("a file was taken over")
+	}
+}
+
+// refusing is a listener that can take no connection.
+type refusing struct {
+	net.Listener
+	err error
+}
+
+func (l refusing) Accept() (net.Conn, error) { return nil, l.err }
+
+// Who waits in the kernel's queue while there are no files sends requests that are
+// older than they look: whoever judges them is told. A listener that is closed is
+// no such thing.
+func TestListenerThatCanTakeNobodyIsTold(t *testing.T) {
+	for err, want := range map[error]int{syscall.EMFILE: 1, net.ErrClosed: 0} {
+		told := 0
+		l := listener{refusing{err: err}, func() { told++ }}
+		if _, got := l.Accept(); !errors.Is(got, err) || told != want {
+			t.Errorf("%v: %v, told %d times", err, got, told)
+		}
 	}
 }

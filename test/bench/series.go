@@ -166,7 +166,7 @@ func measure(ctx context.Context, opts options) (*results, error) {
 		}
 		return nil
 	})
-	add("rate", few+2, func(add adder) error {
+	add("rate", opts.Rounds, func(add adder) error {
 		p, err := w.turns(ctx, "most", 1, 64, 0, cs.bare)
 		if err != nil {
 			return err
