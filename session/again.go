@@ -3,7 +3,9 @@ package session
 import (
 	"context"
 	"log/slog"
+	"math"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"golang.org/x/sync/errgroup"
@@ -131,7 +133,14 @@ func (j *journal) run(ctx context.Context, e *entry) (settled bool) {
 func (k *Keeper) repeat(ctx context.Context) {
 	ticker := time.NewTicker(sweepInterval)
 	defer ticker.Stop()
+	// A Cluster's masters are met one by one. To one who has just begun each is as
+	// much news as the first, and none of them has replaced another.
+	k.whole.Store(anyEpoch)
+	k.settled.Store(anyEpoch)
+	_ = k.store.Meet(ctx) // whoever doesn't answer is news when it does
 	epoch := k.store.Epoch()
+	k.whole.Store(epoch)
+	k.settled.Store(epoch)
 	var found time.Time // when Redis was last found to be another
 	round := len(againAfter)
 	var open []*entry // what could not be run again so far
@@ -163,11 +172,20 @@ func (k *Keeper) repeat(ctx context.Context) {
 }
 
 // isWhole reports whether what Redis has on record can be refreshed.
-func (k *Keeper) isWhole() bool { return k.store.Epoch() == k.whole.Load() }
+func (k *Keeper) isWhole() bool { return k.isOf(&k.whole) }
 
 // mayReturn reports whether what Redis doesn't have may yet be run again, by
 // this replica or another.
-func (k *Keeper) mayReturn() bool { return k.store.Epoch() != k.settled.Load() }
+func (k *Keeper) mayReturn() bool { return !k.isOf(&k.settled) }
+
+// anyEpoch stands for whichever there is, while all of Redis is being met.
+const anyEpoch = math.MaxUint64
+
+// isOf reports whether the epoch is the one that was noted.
+func (k *Keeper) isOf(noted *atomic.Uint64) bool {
+	epoch := noted.Load()
+	return epoch == anyEpoch || epoch == k.store.Epoch()
+}
 
 // runAgain runs what was acknowledged in the last minute before found, and
 // since, again. It returns what is left to do.

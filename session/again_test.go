@@ -8,6 +8,7 @@ import (
 
 	"github.com/cloakroom/cloakroom/session"
 	"github.com/cloakroom/cloakroom/session/store"
+	"github.com/cloakroom/cloakroom/session/storetest"
 )
 
 // A Redis that restarts from its last snapshot has forgotten what it has
@@ -262,4 +263,26 @@ func TestCommitRunsAgainOverAForeignMark(t *testing.T) {
 		t.Errorf("the other attempt's invalid_grant: %s, %v", a.Result, err)
 	}
 	w.provider.wantNoReuse(t)
+}
+
+// A replica that starts in a Cluster meets its masters one after the other. That
+// isn't one Redis after another: it refreshes from its first request on.
+func TestReplicaThatStartsInAClusterRefreshesAtOnce(t *testing.T) {
+	w := newWorld(t)
+	c := storetest.Cluster(t)
+	start := func() *session.Keeper {
+		st := store.New(store.Options{Mode: store.Cluster, Addresses: c.Addrs(), KeyPrefix: "cloakroom:", Timeout: 2 * time.Second,
+			Offset: func() time.Duration { return time.Duration(w.offset.Load()) }})
+		k := session.New(st, w.keys, session.Options{Now: w.now, Log: testLog(t)})
+		ctx, cancel := context.WithCancel(context.Background())
+		done := make(chan struct{})
+		go func() { k.Run(ctx); close(done) }()
+		t.Cleanup(func() { cancel(); <-done; k.Wait(context.Background()); st.Close() })
+		eventually(t, "the replica hears itself", st.Hears)
+		return k
+	}
+	open := w.herd(start(), 12, func() {})
+	if served, refused := open(start()); served != 12 || refused != 0 {
+		t.Errorf("%d served, %d refused", served, refused)
+	}
 }

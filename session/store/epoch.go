@@ -25,6 +25,18 @@ func (s *Store) Epoch() uint64 {
 	return s.epoch
 }
 
+// Meet asks every primary for a sign of life, and so has Epoch know them all.
+func (s *Store) Meet(ctx context.Context) error {
+	return s.measure(ctx, "meet", func(ctx context.Context) error {
+		if s.cluster == nil {
+			return s.rdb.Ping(ctx).Err()
+		}
+		return s.cluster.ForEachMaster(ctx, func(ctx context.Context, master *redis.Client) error {
+			return master.Ping(ctx).Err()
+		})
+	})
+}
+
 // connected looks at whom a new connection leads to. A master's replication id
 // names a history of writes: a restart and a promotion draw a new one, so that
 // an old primary that comes back as one is told apart, too.

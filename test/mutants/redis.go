@@ -143,4 +143,9 @@ var ofTheModel = []mutant{
 		edits: []edit{{"session/store/change.go", "a.Result == Handout && s.wait > 0 {", "a.Result == Handout && s.wait < 0 {"}},
 		pkg:   "session/store", test: "TestWaitingForReplicas",
 	},
+	{
+		id: "masters-met-one-by-one", rule: "a replica that starts in a Cluster takes none of its masters for another's successor",
+		edits: []edit{{"session/again.go", "_ = k.store.Meet(ctx) // who", "// who"}},
+		pkg:   "session", test: "TestReplicaThatStartsInAClusterRefreshesAtOnce",
+	},
 }
