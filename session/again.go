@@ -120,6 +120,13 @@ func (j *journal) since(at time.Time) (ends, rest []*entry) {
 	return ends, rest
 }
 
+// isEmpty reports whether nothing has been acknowledged yet.
+func (j *journal) isEmpty() bool {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	return len(j.entries) == 0
+}
+
 // run is e.again, unless e has been revoked meanwhile.
 func (j *journal) run(ctx context.Context, e *entry) (settled bool) {
 	j.mu.Lock()
@@ -133,14 +140,19 @@ func (j *journal) run(ctx context.Context, e *entry) (settled bool) {
 func (k *Keeper) repeat(ctx context.Context) {
 	ticker := time.NewTicker(sweepInterval)
 	defer ticker.Stop()
-	// A Cluster's masters are met one by one. To one who has just begun each is as
-	// much news as the first, and none of them has replaced another.
-	k.whole.Store(anyEpoch)
-	k.settled.Store(anyEpoch)
-	_ = k.store.Meet(ctx) // whoever doesn't answer is news when it does
 	epoch := k.store.Epoch()
-	k.whole.Store(epoch)
-	k.settled.Store(epoch)
+	if k.journal.isEmpty() {
+		// A Cluster's masters are met one by one. To one who has just begun each is as
+		// much news as the first, and none of them has replaced another.
+		k.whole.Store(anyEpoch)
+		k.settled.Store(anyEpoch)
+		_ = k.store.Meet(ctx) // whoever doesn't answer is news when it does
+		if k.journal.isEmpty() {
+			epoch = k.store.Epoch()
+		}
+		k.whole.Store(epoch)
+		k.settled.Store(epoch)
+	}
 	var found time.Time // when Redis was last found to be another
 	round := len(againAfter)
 	var open []*entry // what could not be run again so far
