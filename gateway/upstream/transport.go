@@ -66,7 +66,8 @@ func (p *Pool) roundTrip(r *http.Request) (res *http.Response, err error) {
 	var tried []*address
 	for {
 		a := p.pick(tried)
-		out := r.WithContext(httptrace.WithClientTrace(r.Context(), &settledTrace))
+		// Each has a trace of its own: the hooks that r has are written into it.
+		out := r.WithContext(httptrace.WithClientTrace(r.Context(), &httptrace.ClientTrace{GotConn: settled}))
 		u := *r.URL
 		u.Scheme, u.Host = a.url.Scheme, a.url.Host
 		out.URL = &u
@@ -134,12 +135,12 @@ func (c *observed) CloseWrite() error {
 	return errors.ErrUnsupported
 }
 
-// settledTrace keeps what an upstream has sent beyond one answer from being the
+// settled keeps what an upstream has sent beyond one answer from being the
 // next user's. net/http offers an HTTP/1.1 connection for use again, and only
 // then looks whether something is left in its buffers: who takes it in between is
 // answered with that. Once it waits for more, there is nothing left; if there is
 // something, it closes the connection, and the request goes over another.
-var settledTrace = httptrace.ClientTrace{GotConn: func(info httptrace.GotConnInfo) {
+func settled(info httptrace.GotConnInfo) {
 	if !info.Reused {
 		return
 	}
@@ -160,7 +161,7 @@ var settledTrace = httptrace.ClientTrace{GotConn: func(info httptrace.GotConnInf
 			return
 		}
 	}
-}}
+}
 
 // settleTimeout is far above what it takes net/http to look into a buffer.
 const settleTimeout = time.Second

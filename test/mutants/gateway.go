@@ -95,4 +95,12 @@ var ofTheGateway = []mutant{
 		edits: []edit{{"gateway/client.go", "	if s.writing { // or the deadline would be the next request's", "	if false {"}},
 		pkg:   "gateway", test: "TestQ20StalledAnswer",
 	},
+	{
+		id: "one-trace-for-all", rule: "a request is told of its own connections, and of nobody else's",
+		edits: []edit{
+			{"gateway/upstream/transport.go", "&httptrace.ClientTrace{GotConn: settled}))", "&shared))"},
+			{"gateway/upstream/transport.go", "const settleTimeout = time.Second\n", "const settleTimeout = time.Second\n\nvar shared = httptrace.ClientTrace{GotConn: settled}\n"},
+		},
+		pkg: "gateway/upstream", test: "TestRequestsDoNotShareTheirTraces",
+	},
 }
