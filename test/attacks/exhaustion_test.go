@@ -164,6 +164,7 @@ func TestQ(t *testing.T) {
 	a.row("Q-22_unfinished_requests", func(c *row) {
 		// Many that begin and don't go on, in every phase. Everybody else is served.
 		var all sync.WaitGroup
+		defer all.Wait() // also when somebody else is not served
 		for i := range 300 {
 			text := []string{"", "G", "GET /app/x HTTP/1.1\r\nHost: app.test\r\n", "GET /app/x HTTP/1.1\r\nHost: app.test\r\nCookie: " + strings.Repeat("a", 8000), "\r\n\r\n\r\n", "\x16\x03\x01\x02\x00\x01"}[i%6]
 			all.Go(func() {
@@ -183,7 +184,6 @@ func TestQ(t *testing.T) {
 		for range 20 {
 			c.want(c.send(get("/app/x", fetched, a.cookie("alice"))), http.StatusOK, "")
 		}
-		all.Wait()
 	})
 	a.row("Q-23_labels", func(c *row) {
 		// What clients make up makes no series.
