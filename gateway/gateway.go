@@ -99,7 +99,7 @@ type Options struct {
 // Served is what a Gateway serves, and all of it that may change while it does.
 type Served struct {
 	Apps []App
-	// Keys are for cookies, and the Keeper's too.
+	// Keys are what cookies are read and written with: the Keeper's own.
 	Keys *session.Keyring
 	// TrustedProxies are the peers whose X-Forwarded-For counts. Nil: none.
 	TrustedProxies []netip.Prefix

@@ -126,9 +126,9 @@ func (p *Provider) userInfo(ctx context.Context, target string, access AccessTok
 	return o, nil
 }
 
-// parseGrant reads a token endpoint's success (RFC 6749 section 5.1). The
-// error is strictjson.ErrNotObject, or says which part is missing or of the wrong kind; what
-// could be read of the tokens comes with it, to be handed back.
+// parseGrant reads a token endpoint's success (RFC 6749 section 5.1). The error
+// is [strictjson.ErrNotObject], or says which part is missing or of the wrong
+// kind; what could be read of the tokens comes with it, to be handed back.
 func (p *Provider) parseGrant(body []byte) (Grant, error) {
 	o, err := strictjson.Parse(body)
 	if err != nil {
