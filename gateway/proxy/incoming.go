@@ -15,7 +15,7 @@ func (x *exchange) incoming(h http.Header, fields []upstream.Field) {
 			connection = append(connection, fields[i].Value)
 		}
 	}
-	hop := connectionNames(connection)
+	hop := fieldNames(connection)
 	values := make([]string, len(fields))
 	for i := range fields {
 		f := &fields[i]
@@ -60,7 +60,7 @@ func (x *exchange) trailers(fields []upstream.Field) {
 		return
 	}
 	h := x.w.Header()
-	announced := connectionNames(h["Trailer"])
+	announced := fieldNames(h["Trailer"])
 	x.dirty = true
 	x.Flush() // or net/http may find that there was no need for chunks
 	for i := range fields {

@@ -47,7 +47,7 @@ func (x *exchange) header(out *outgoing) {
 	}
 	got := in.Header["Traceparent"]
 	sameTrace := len(got) == 1 && got[0] == tp
-	hop := connectionNames(in.Header["Connection"])
+	hop := fieldNames(in.Header["Connection"])
 	var buf foldBuffer
 	for name, lines := range in.Header {
 		switch name {
@@ -120,11 +120,11 @@ func (x *exchange) names(name string) bool {
 	return false
 }
 
-// connectionNames are the fields that a Connection header makes hop-by-hop (RFC
-// 9110 section 7.6.1), by canonical name; nil: none. It is made once a message: to
-// ask each of thousands of names of each of thousands of fields would take a
-// client's few bytes for a large part of a second.
-func connectionNames(lines []string) map[string]bool {
+// fieldNames are the fields that a header lists, by canonical name; nil: none. Those
+// of Connection are hop-by-hop (RFC 9110 section 7.6.1), and its usual options name
+// none. It is made once a message: to ask each of thousands of names of each of
+// thousands of fields would take a client's few bytes for a large part of a second.
+func fieldNames(lines []string) map[string]bool {
 	if len(lines) == 0 || len(lines) == 1 && (lines[0] == "keep-alive" || lines[0] == "close" || lines[0] == "Upgrade") {
 		return nil
 	}

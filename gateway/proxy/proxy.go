@@ -16,9 +16,9 @@
 // X-BFF-*, Secure-Session-*, X-Auth-Request-*) and those by which well-known
 // proxies assert an identity or another address or URL, in every spelling that
 // differs by case or by what stands between letters and digits; hop-by-hop headers
-// and those that Connection names; with [Call].FixedMethod,
-// X-HTTP-Method-Override and its like. Then, so that no client can delete or double them: Authorization with
-// the call's bearer, X-Forwarded-For, -Host and -Proto, traceparent. Host is
+// and those that Connection names; with [Call].FixedMethod, X-HTTP-Method-Override
+// and its like. Then, so that no client can delete or double them: Authorization
+// with the call's bearer, X-Forwarded-For, -Host and -Proto, traceparent. Host is
 // the upstream's own. Of the upgrades only WebSocket passes.
 //
 // # What reaches the client
@@ -28,9 +28,9 @@
 // and the headers that only the gateway may set; in informational responses
 // and trailers likewise. An answer to somebody known by a cookie ([Call].Private)
 // is private to shared caches unless it says that it is public, as it is to all
-// that know of the upstream's Authorization. What else an upstream says about the origin passes,
-// since the operator chose it: Strict-Transport-Security, Report-To, Refresh,
-// Service-Worker-Allowed.
+// that know of the upstream's Authorization. What else an upstream says about the
+// origin passes, since the operator chose it: Strict-Transport-Security, Report-To,
+// Refresh, Service-Worker-Allowed.
 //
 // # What it promises
 //
