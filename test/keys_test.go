@@ -33,13 +33,19 @@ func TestServerKeyIsReplaced(t *testing.T) {
 	}
 }
 
+// freshKey is one more server key, as the configuration names it.
+func freshKey(t *testing.T, w *rig.World) string {
+	t.Helper()
+	text, _, _ := rig.Run(t, "keys", "new")
+	w.Secret("server key", strings.TrimSpace(text))
+	return "${file:" + rig.WriteFile(t, "key", text) + "}"
+}
+
 func replaceServerKey(t *testing.T, rolledOut func(*testing.T, *rig.World)) {
 	p, reg := rig.Strict(t, rig.Origin, gatewaytest.Options{AccessLife: time.Second})
 	w := rig.New(t, rig.Setup{Provider: reg, Change: quick})
 	old := w.Config["keys"].([]any)[0]
-	text, _, _ := rig.Run(t, "keys", "new")
-	w.Secret("server key", strings.TrimSpace(text))
-	fresh := "${file:" + rig.WriteFile(t, "key", text) + "}"
+	fresh := freshKey(t, w)
 	rollOut := func(keys ...any) {
 		t.Helper()
 		w.Config.Set("keys", keys)

@@ -174,9 +174,7 @@ func TestServerKeysAreReplacedUnderLoad(t *testing.T) {
 	t.Parallel()
 	p, w := rolled(t)
 	old := w.Config["keys"].([]any)[0]
-	text, _, _ := rig.Run(t, "keys", "new")
-	w.Secret("server key", strings.TrimSpace(text))
-	fresh := "${file:" + rig.WriteFile(t, "key", text) + "}"
+	fresh := freshKey(t, w)
 
 	c := busy(t, w, "alice", "bob", "carol")
 	alice := about(t, c.people["alice"]).SID
@@ -235,9 +233,7 @@ func TestReloadUnderLoad(t *testing.T) {
 	t.Parallel()
 	p, w := rolled(t)
 	old := w.Config["keys"].([]any)[0]
-	text, _, _ := rig.Run(t, "keys", "new")
-	w.Secret("server key", strings.TrimSpace(text))
-	fresh := "${file:" + rig.WriteFile(t, "key", text) + "}"
+	fresh := freshKey(t, w)
 
 	c := busy(t, w, "alice", "bob", "carol")
 	dave := w.NewBrowser()
