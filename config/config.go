@@ -211,7 +211,8 @@ type Route struct {
 	Timeout       time.Duration
 	Deadline      time.Duration
 	MaxConcurrent int
-	MaxBody       int64 // of a request, in bytes; 0: any size
+	MaxHeader     int   // of a request, in bytes; 0: any size
+	MaxBody       int64 // the same
 	// Headers are made from claims, for an Upstream.
 	Headers []Header
 	Kind    string   // "api" or "page"

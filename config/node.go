@@ -343,7 +343,7 @@ func (v value) size(def, least, most int64) int64 {
 	}
 	n, _ := strconv.ParseInt(m[1], 10, 64)
 	unit := map[string]int64{"": 1, "KiB": 1 << 10, "MiB": 1 << 20, "GiB": 1 << 30}[m[2]]
-	if n < least || n > most/unit {
+	if n > most/unit || n*unit < least {
 		v.problem("must be from %d to %d bytes", least, most)
 		return def
 	}

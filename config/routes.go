@@ -81,6 +81,7 @@ func (l *loader) route(o *object) Route {
 		}
 		r.MaxConcurrent = concurrent.integer(0, 1, 1_000_000)
 	}
+	r.MaxHeader = int(o.get("max_header").size(0, 1<<10, 1<<20))
 	r.MaxBody = o.get("max_body").size(0, 1, 1<<40)
 	r.Kind = o.get("kind").choice(kind, "api", "page")
 	r.Auth = o.get("auth").choice(auth, "required", "optional", "none")

@@ -28,7 +28,7 @@ func routes(t *testing.T, lines ...string) []config.Route {
 func TestUpstream(t *testing.T) {
 	r := routes(t,
 		`{path: /, upstream: "http://a:1/base"}`,
-		`{path: /b, upstream: ["http://A:1/", "http://b:2"], max_body: 10MiB, max_concurrent: 64, deadline: 10s, headers: {X-User: sub, X-Roles: "https://x/roles"}, connection: {protocol: h2c, max: 7, max_idle: 8, dial_timeout: 1s, idle_timeout: 4s}}`,
+		`{path: /b, upstream: ["http://A:1/", "http://b:2"], max_header: 8KiB, max_body: 10MiB, max_concurrent: 64, deadline: 10s, headers: {X-User: sub, X-Roles: "https://x/roles"}, connection: {protocol: h2c, max: 7, max_idle: 8, dial_timeout: 1s, idle_timeout: 4s}}`,
 		`{path: /c, upstream: ["http://b:2/x", "http://a:1/x"], deadline: 1h, timeout: 2m, connection: {protocol: h2c, max: 7, max_idle: 8, dial_timeout: 1s, idle_timeout: 4s}}`,
 		`{path: /d, upstream: "http://a:1/other"}`,
 		`{path: /e, upstream: "https://a:1", connection: {tls: {server_name: inside.test}}}`,
@@ -39,7 +39,7 @@ func TestUpstream(t *testing.T) {
 		one.DialTimeout != 5*time.Second || one.IdleTimeout != time.Minute || one.TLS != nil {
 		t.Errorf("defaults: %+v", *one)
 	}
-	if r[0].MaxBody != 0 || r[0].MaxConcurrent != 0 || r[0].Deadline != 0 || r[0].Headers != nil {
+	if r[0].MaxHeader != 0 || r[0].MaxBody != 0 || r[0].MaxConcurrent != 0 || r[0].Deadline != 0 || r[0].Headers != nil {
 		t.Errorf("defaults: %+v", r[0])
 	}
 	many := r[1]
@@ -47,7 +47,7 @@ func TestUpstream(t *testing.T) {
 		many.Upstream.MaxIdleConns != 8 || many.Upstream.DialTimeout != time.Second || many.Upstream.IdleTimeout != 4*time.Second {
 		t.Errorf("all: %+v", *many.Upstream)
 	}
-	if many.MaxBody != 10<<20 || many.MaxConcurrent != 64 || many.Deadline != 10*time.Second || many.Timeout != 10*time.Second ||
+	if many.MaxHeader != 8<<10 || many.MaxBody != 10<<20 || many.MaxConcurrent != 64 || many.Deadline != 10*time.Second || many.Timeout != 10*time.Second ||
 		!reflect.DeepEqual(many.Headers, []config.Header{{Name: "X-User", Claim: "sub"}, {Name: "X-Roles", Claim: "https://x/roles"}}) {
 		t.Errorf("all: %+v", many)
 	}
@@ -109,6 +109,7 @@ func TestRouteSettings(t *testing.T) {
 		{"deadline before the timeout", a + `, timeout: 1m, deadline: 30s`, "deadline: must not be shorter than timeout"},
 		{"nobody at once", a + `, max_concurrent: 0`, "max_concurrent: must be from 1 to 1000000"},
 		{"body in words", a + `, max_body: 10MB`, "max_body: must be a number of bytes such as 65536, 512KiB, 10MiB or 1GiB"},
+		{"a header of no use", a + `, max_header: 512`, "max_header: must be from 1024 to 1048576 bytes"},
 		{"no body", a + `, max_body: 0`, "max_body: must be from 1 to 1099511627776 bytes"},
 		{"V-05 a body that overflows", a + `, max_body: 9999999999999GiB`, "max_body: must be from 1 to 1099511627776 bytes"},
 		{"body to files", `path: /, files: /, max_body: 1KiB`, ""},

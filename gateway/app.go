@@ -124,8 +124,10 @@ type Route struct {
 	// Headers tell the upstream of the caller's claims. They need Auth required
 	// or optional; an anonymous caller has none.
 	Headers []ClaimHeader
-	// MaxBody is how many bytes a request may bring; 0: any number.
-	MaxBody int64
+	// MaxHeader is how many bytes a request's header may have, and MaxBody its
+	// body; 0: any number, within what Options.HeaderBytes allows.
+	MaxHeader int
+	MaxBody   int64
 	// MaxConcurrent is how many requests may be at the upstream at once,
 	// WebSockets and streams included; 0: any number. More are 503.
 	MaxConcurrent int

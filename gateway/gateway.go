@@ -187,7 +187,7 @@ func (g *Gateway) serve(w *response, r *http.Request) error {
 	if w.app == nil {
 		return &problem{code: codeUnknownHost}
 	}
-	if err := g.headerFits(r); err != nil {
+	if err := headerFits(r, g.headerBytes); err != nil {
 		return err
 	}
 	if !wellFramed(r) {

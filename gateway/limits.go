@@ -15,10 +15,10 @@ import (
 const busyRetry = time.Second
 
 // headerFits judges the size of a request's header as it came: the request line
-// and a line for each field (RFC 9112 section 2.1). The server's own limit is
-// looser, so that the refusal can be a problem like any other.
-func (g *Gateway) headerFits(r *http.Request) error {
-	if g.headerBytes <= 0 {
+// and a line for each field (RFC 9112 section 2.1). No limit is 0. The server's own
+// is looser, so that the refusal can be a problem like any other.
+func headerFits(r *http.Request, limit int) error {
+	if limit <= 0 {
 		return nil
 	}
 	n := len(r.Method) + len(r.RequestURI) + len(" ") + len(" HTTP/1.1\r\n") + len("Host: \r\n") + len(r.Host)
@@ -27,7 +27,7 @@ func (g *Gateway) headerFits(r *http.Request) error {
 			n += len(name) + len(v) + len(": \r\n")
 		}
 	}
-	if n > g.headerBytes {
+	if n > limit {
 		return &problem{code: codeHeadersTooLarge, err: fmt.Errorf("a header of %d bytes", n)}
 	}
 	return nil

@@ -26,6 +26,9 @@ func (g *Gateway) proxied(w *response, r *http.Request, path string) error {
 	if w.span != nil {
 		w.span.SetAttributes(attribute.String("http.route", rt.Path))
 	}
+	if err := headerFits(r, rt.MaxHeader); err != nil {
+		return err
+	}
 	if err := rt.limitBody(r); err != nil {
 		return err
 	}

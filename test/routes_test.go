@@ -180,7 +180,7 @@ func TestRoutesByConfig(t *testing.T) {
 		c.Set("apps.0.routes", []any{
 			map[string]any{"path": "/landing", "upstream": to, "kind": "page", "auth": "none"},
 			map[string]any{"path": "/api", "upstream": to, "strip_prefix": "/api", "headers": map[string]any{"X-User": "sub", "X-Mail": "email"}},
-			map[string]any{"path": "/open", "upstream": to, "strip_prefix": "/open", "auth": "none", "max_body": "1KiB", "max_concurrent": 1, "deadline": "10s"},
+			map[string]any{"path": "/open", "upstream": to, "strip_prefix": "/open", "auth": "none", "max_header": "4KiB", "max_body": "1KiB", "max_concurrent": 1, "deadline": "10s"},
 		})
 	}})
 	b := w.NewBrowser()
@@ -210,6 +210,10 @@ func TestRoutesByConfig(t *testing.T) {
 		t.Errorf("1 KiB: %v", r)
 	}
 	wantProblem(t, b.Send(rig.Request{Method: "POST", Path: "/open/x", Body: strings.Repeat("x", 1025)}), 413, "too_large", "")
+	if r := b.Send(rig.Request{Path: "/api/x", Header: http.Header{"X-Long": {strings.Repeat("x", 4096)}}}); r.Status != 200 {
+		t.Errorf("a header beyond another route's limit: %v", r)
+	}
+	wantProblem(t, b.Send(rig.Request{Path: "/open/x", Header: http.Header{"X-Long": {strings.Repeat("x", 4096)}}}), 431, "headers_too_large", "")
 	// The gateway's own refusal, and beyond twice the limit net/http's.
 	wantProblem(t, b.Send(rig.Request{Path: "/open/x", Header: http.Header{"X-Long": {strings.Repeat("x", 8192)}}}), 431, "headers_too_large", "")
 	if r := b.Send(rig.Request{Path: "/open/x", Header: http.Header{"X-Long": {strings.Repeat("x", 32768)}}}); r.Status != 431 {

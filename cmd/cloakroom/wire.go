@@ -262,12 +262,13 @@ func (s *service) newRoute(cfg *config.Config, a config.App, r config.Route, poo
 	// meet, one spelling.
 	path := cmp.Or(strings.TrimSuffix(r.Path, "/"), "/")
 	out := gateway.Route{
-		Path:    path,
-		Methods: r.Methods,
-		Token:   r.Token == "session",
-		Accept:  gateway.Accept{Cookie: slices.Contains(r.Accept, "cookie"), Bearer: slices.Contains(r.Accept, "bearer")},
-		Require: r.Require,
-		MaxBody: r.MaxBody,
+		Path:      path,
+		Methods:   r.Methods,
+		Token:     r.Token == "session",
+		Accept:    gateway.Accept{Cookie: slices.Contains(r.Accept, "cookie"), Bearer: slices.Contains(r.Accept, "bearer")},
+		Require:   r.Require,
+		MaxHeader: r.MaxHeader,
+		MaxBody:   r.MaxBody,
 	}
 	// What isn't named weaker here is the zero value, which asks for most.
 	if r.Kind == "page" {
