@@ -30,7 +30,7 @@ func (g *Gateway) admit(w *response, r *http.Request, need session.Need) (sessio
 		w.watch = g.keeper.Watch(w.app.policy, t.SID)
 	}
 	need.Received = w.received
-	ctx, end := g.step(w, r, "session")
+	ctx, end := w.step(r, "session")
 	o, err := g.keeper.Open(ctx, w.app.policy, t, need) // it bounds its own waits
 	end(err)
 	if err != nil {

@@ -61,13 +61,11 @@ import (
 // Gateway serves the apps it was given. It is an http.Handler, safe for
 // concurrent use.
 type Gateway struct {
-	keeper      *session.Keeper
-	log         *slog.Logger
-	metrics     *metrics
-	headerBytes int // bounds a request's header
-	lines       *accessLines
-	tracer      trace.Tracer // nil: nothing is traced
-	now         func() time.Time
+	keeper  *session.Keeper
+	log     *slog.Logger
+	metrics *metrics
+	lines   *accessLines
+	now     func() time.Time
 
 	served atomic.Pointer[served] // replaced as a whole by Swap
 	jobs   jobs                   // what goes on after its answer
@@ -84,15 +82,8 @@ type Gateway struct {
 type Options struct {
 	Log     *slog.Logger          // nil: nothing is logged
 	Metrics prometheus.Registerer // nil: nothing is measured
-	// HeaderBytes is how large a request's header may be; 0: as large as the
-	// server lets it. A server whose limit is looser gives more of the refused
-	// ones a problem for an answer instead of its own.
-	HeaderBytes int
 	// Access has a line a request at level info. Nil: Log has it at level debug.
 	Access *slog.Logger
-	// Tracer makes a span of each request, and of what it waits for. It should not
-	// follow a client's wish to be sampled. Nil: nothing is traced.
-	Tracer trace.Tracer
 	Now    func() time.Time // nil: time.Now
 }
 
@@ -103,19 +94,27 @@ type Served struct {
 	Keys *session.Keyring
 	// TrustedProxies are the peers whose X-Forwarded-For counts. Nil: none.
 	TrustedProxies []netip.Prefix
+	// HeaderBytes is how large a request's header may be; 0: as large as the
+	// server lets it. A server whose limit is looser gives more of the refused
+	// ones a problem for an answer instead of its own.
+	HeaderBytes int
+	// Tracer makes a span of each request, and of what it waits for. It should not
+	// follow a client's wish to be sampled. Nil: nothing is traced.
+	Tracer trace.Tracer
 }
 
 // served is a [Served] made ready.
 type served struct {
-	apps    map[string]*app // by host
-	trusted []netip.Prefix
+	apps        map[string]*app // by host
+	trusted     []netip.Prefix
+	headerBytes int
+	tracer      trace.Tracer
 }
 
 // New returns a Gateway that serves no app until [Gateway.Swap].
 func New(keeper *session.Keeper, opts Options) *Gateway {
 	g := &Gateway{
 		keeper: keeper, log: opts.Log, now: opts.Now,
-		headerBytes: opts.HeaderBytes, tracer: opts.Tracer,
 		metrics: newMetrics(opts.Metrics), mayHandOut: keeper.MayHandOut,
 		verifying: make(chan struct{}, maxVerifying),
 	}
@@ -149,7 +148,7 @@ func (g *Gateway) Swap(s Served) error {
 		}
 		apps[a.host], names[def.Name] = a, true
 	}
-	g.served.Store(&served{apps, s.TrustedProxies})
+	g.served.Store(&served{apps, s.TrustedProxies, s.HeaderBytes, s.Tracer})
 	return nil
 }
 
@@ -165,14 +164,15 @@ func (g *Gateway) ServeHTTP(rw http.ResponseWriter, r *http.Request) {
 		http2: r.ProtoMajor == 2, unread: r.ProtoMajor == 1 && r.Body != http.NoBody,
 	}
 	boundTracestate(r.Header)
-	if g.tracer != nil {
-		r = g.startTrace(w, r)
+	served := g.served.Load()
+	if served.tracer != nil {
+		r = startTrace(served.tracer, w, r)
 	} else {
 		w.parent = proxy.Traceparent(r.Header)
 	}
 	w.trace = w.parent[len("00-"):][:32]
 	defer g.finish(w, r)
-	if err := g.serve(w, r); err != nil {
+	if err := g.serve(served, w, r); err != nil {
 		g.fail(w, r, err)
 	}
 	if w.status == 0 {
@@ -182,12 +182,12 @@ func (g *Gateway) ServeHTTP(rw http.ResponseWriter, r *http.Request) {
 
 // serve is the order of things: host, method, path, and then either an endpoint
 // of the gateway's own or a route.
-func (g *Gateway) serve(w *response, r *http.Request) error {
-	w.app = g.served.Load().apps[r.Host]
+func (g *Gateway) serve(s *served, w *response, r *http.Request) error {
+	w.app = s.apps[r.Host]
 	if w.app == nil {
 		return &problem{code: codeUnknownHost}
 	}
-	if err := headerFits(r, g.headerBytes); err != nil {
+	if err := headerFits(r, s.headerBytes); err != nil {
 		return err
 	}
 	if !wellFramed(r) {

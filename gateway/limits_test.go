@@ -154,7 +154,7 @@ func TestDeadline(t *testing.T) {
 // anything is asked of anybody.
 func TestG13HeaderBytes(t *testing.T) {
 	w := newWorld(t)
-	w.options = func(o *gateway.Options) { o.HeaderBytes = 8 << 10 }
+	w.served = func(s *gateway.Served) { s.HeaderBytes = 8 << 10 }
 	b := w.browser(w.replica())
 	b.login()
 	for _, test := range []struct {
@@ -192,7 +192,7 @@ func TestG13HeaderBytes(t *testing.T) {
 // whose ticket opens a session: nothing is asked of Redis or of the upstream.
 func TestRefusedBeforeAnyWork(t *testing.T) {
 	w := newWorld(t, limited)
-	w.options = func(o *gateway.Options) { o.HeaderBytes = 8 << 10 }
+	w.served = func(s *gateway.Served) { s.HeaderBytes = 8 << 10 }
 	b := w.browser(w.replica())
 	b.login()
 	for _, test := range []struct {

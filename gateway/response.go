@@ -24,9 +24,10 @@ type response struct {
 	g        *Gateway
 	app      *app // nil until the host is known
 	received time.Time
-	trace    string     // the trace's id
-	parent   string     // the whole traceparent
-	span     trace.Span // the request's; nil unless it is recorded
+	trace    string       // the trace's id
+	parent   string       // the whole traceparent
+	span     trace.Span   // the request's; nil unless it is recorded
+	tracer   trace.Tracer // span's
 	endpoint endpoint
 	sid      session.SID // of the ticket shown, if one was read
 	// watch is the session's, while a route's answer is under way.

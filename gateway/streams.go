@@ -50,7 +50,7 @@ func (g *Gateway) send(w *response, r *http.Request, rt *Route, path string, fro
 		call.Ended, r = ended, r.WithContext(ctx)
 	}
 	if w.span != nil {
-		ctx, end := g.step(w, r, "upstream")
+		ctx, end := w.step(r, "upstream")
 		r, call.Traceparent = r.WithContext(ctx), traceparent(trace.SpanContextFromContext(ctx))
 		defer func() { end(err) }()
 	}

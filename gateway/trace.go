@@ -33,14 +33,14 @@ func boundTracestate(h http.Header) {
 // startTrace begins the request's span. It belongs to the trace that the caller
 // names, if it names one; whether it is sampled is nobody's wish but the
 // tracer's.
-func (g *Gateway) startTrace(w *response, r *http.Request) *http.Request {
+func startTrace(tracer trace.Tracer, w *response, r *http.Request) *http.Request {
 	ctx := r.Context()
 	if v := r.Header["Traceparent"]; len(v) == 1 {
 		if sc := remote(v[0]); sc.IsValid() {
 			ctx = trace.ContextWithRemoteSpanContext(ctx, sc)
 		}
 	}
-	ctx, span := g.tracer.Start(ctx, "request", asServer...)
+	ctx, span := tracer.Start(ctx, "request", asServer...)
 	sc := span.SpanContext()
 	if !sc.IsValid() { // a tracer that makes none
 		w.parent = proxy.Traceparent(r.Header)
@@ -50,7 +50,7 @@ func (g *Gateway) startTrace(w *response, r *http.Request) *http.Request {
 	if !span.IsRecording() {
 		return r
 	}
-	w.span = span
+	w.span, w.tracer = span, tracer
 	return r.WithContext(ctx)
 }
 
@@ -90,11 +90,11 @@ func traceparent(sc trace.SpanContext) string {
 func untraced(error) {}
 
 // step begins a span of what a recorded request waits for; end ends it.
-func (g *Gateway) step(w *response, r *http.Request, name string) (ctx context.Context, end func(error)) {
+func (w *response) step(r *http.Request, name string) (ctx context.Context, end func(error)) {
 	if w.span == nil {
 		return r.Context(), untraced
 	}
-	ctx, span := g.tracer.Start(r.Context(), name, asClient...)
+	ctx, span := w.tracer.Start(r.Context(), name, asClient...)
 	return ctx, func(err error) {
 		if err != nil {
 			// The code alone: the text may say what a span must not.

@@ -36,7 +36,7 @@ func traced(t *testing.T, heads bool) (*world, *tracetest.SpanRecorder) {
 	c := coin{new(atomic.Bool)}
 	c.heads.Store(heads)
 	p := sdktrace.NewTracerProvider(sdktrace.WithSpanProcessor(spans), sdktrace.WithSampler(c))
-	w.options = func(o *gateway.Options) { o.Tracer = p.Tracer("test") }
+	w.served = func(s *gateway.Served) { s.Tracer = p.Tracer("test") }
 	return w, spans
 }
 

@@ -57,6 +57,7 @@ type world struct {
 
 	redisAddr string                 // the next replica's way to Redis; empty: straight
 	options   func(*gateway.Options) // of the next replica; may be nil
+	served    func(*gateway.Served)  // by the next replica; may be nil
 }
 
 // newWorld returns a world whose gateway serves app.test, with changes to the
@@ -155,7 +156,11 @@ func (w *world) replica(apps ...gateway.App) *replica {
 		w.options(&opts)
 	}
 	g := gateway.New(keeper, opts)
-	if err := g.Swap(gateway.Served{Apps: apps, Keys: w.keys}); err != nil {
+	serves := gateway.Served{Apps: apps, Keys: w.keys}
+	if w.served != nil {
+		w.served(&serves)
+	}
+	if err := g.Swap(serves); err != nil {
 		w.t.Fatal(err)
 	}
 	srv := httptest.NewServer(g)

@@ -66,11 +66,7 @@ func wire(cfg *config.Config, log, access *slog.Logger) (*service, error) {
 		s.close()
 		return nil, fmt.Errorf("tracing: %w", err)
 	}
-	opts := gateway.Options{Log: log, Metrics: s.metrics, HeaderBytes: cfg.Limits.HeaderBytes, Access: access}
-	if s.tracing != nil {
-		opts.Tracer = s.tracing.tracer
-	}
-	s.gateway = gateway.New(s.keeper, opts)
+	s.gateway = gateway.New(s.keeper, gateway.Options{Log: log, Metrics: s.metrics, Access: access})
 	s.asked = idp.NewMetrics(s.metrics)
 	s.admin.Store(&cfg.Admin)
 	if err := s.swap(cfg, log); err != nil {
@@ -181,7 +177,11 @@ func (s *service) swap(cfg *config.Config, log *slog.Logger) (err error) {
 		policy.Name = a.Name
 		looked[i] = admin.App{Name: a.Name, Issuer: a.Provider.Issuer, Policy: &policy}
 	}
-	if err := s.gateway.Swap(gateway.Served{Apps: apps, Keys: ring, TrustedProxies: cfg.TrustedProxies}); err != nil {
+	served := gateway.Served{Apps: apps, Keys: ring, TrustedProxies: cfg.TrustedProxies, HeaderBytes: cfg.Limits.HeaderBytes}
+	if s.tracing != nil {
+		served.Tracer = s.tracing.tracer
+	}
+	if err := s.gateway.Swap(served); err != nil {
 		return err
 	}
 	s.keeper.ReplaceKeys(ring)
