@@ -19,7 +19,7 @@ var ofSessions = []mutant{
 	},
 	{
 		id: "M2-settle", rule: "another successor is issued only when the first is lost for sure", from: "protocol M2",
-		edits: []edit{{"session/open.go", "return 3 * a.Grace", "return a.Grace"}},
+		edits: []edit{{"session/judge.go", "return 3 * a.Grace", "return a.Grace"}},
 		pkg:   "session", test: "TestOpening/predecessor,_handed_out_not_long_ago",
 	},
 	{
@@ -29,7 +29,7 @@ var ofSessions = []mutant{
 	},
 	{
 		id: "M3-hold-from-now", rule: "the hold counts from the hand-out, not from its answer", from: "protocol M3",
-		edits: []edit{{"session/open.go", "sent.Add(app.hold() - since)", "sent.Add(app.hold() - 0*since)"}},
+		edits: []edit{{"session/judge.go", "sent.Add(app.hold() - since)", "sent.Add(app.hold() - 0*since)"}},
 		pkg:   "session", test: "TestHoldCountsFromHandout",
 	},
 	{
@@ -54,7 +54,7 @@ var ofSessions = []mutant{
 	},
 	{
 		id: "M6-late-verdict", rule: "a verdict of reuse that comes late changes nothing", from: "protocol M6",
-		edits: []edit{{"session/open.go", "if !k.timely(need, answer.Now, reuseVerdictAge) {", "if false {"}},
+		edits: []edit{{"session/judge.go", "if !k.timely(need, answer.Now, reuseVerdictAge) {", "if false {"}},
 		pkg:   "session", test: "TestOpening/older,_verdict_too_late",
 	},
 	{
@@ -71,7 +71,7 @@ var ofSessions = []mutant{
 		id: "unused-successor-kept", rule: "a re-issue supersedes the unused successor: showing it is reuse",
 		edits: []edit{
 			{"session/open.go", "k.reissue(ctx, app, v, t)", "k.reissue(ctx, app, v, v.ticket)"},
-			{"session/exchange.go", "change.Kind, change.Settle = store.Reissue, app.settle()", "change.Kind, change.Handed = store.Advance, true"},
+			{"session/successor.go", "change.Kind, change.Settle = store.Reissue, app.settle()", "change.Kind, change.Handed = store.Advance, true"},
 		},
 		pkg: "session", test: "TestOpening/predecessor,_handed_out_long_ago",
 	},
@@ -97,7 +97,7 @@ var ofSessions = []mutant{
 	},
 	{
 		id: "absolute-end-outside", rule: "the absolute end is believed only from inside the box",
-		edits: []edit{{"session/open.go", "if !answer.Now.Before(s.ExpiresAt) {", "if !answer.Now.Before(answer.Record.ExpiresAt) {"}},
+		edits: []edit{{"session/judge.go", "if !answer.Now.Before(s.ExpiresAt) {", "if !answer.Now.Before(answer.Record.ExpiresAt) {"}},
 		pkg:   "session", test: "TestOldRecordPutBackWidensNothing",
 	},
 	{
@@ -201,12 +201,12 @@ var ofSessions = []mutant{
 	},
 	{
 		id: "cache-without-beat", rule: "no beat, no cache",
-		edits: []edit{{"session/open.go", "if ear != 0 && e.ear == ear && sent", "if (ear == 0 || e.ear == ear) && sent"}},
+		edits: []edit{{"session/judge.go", "if ear != 0 && e.ear == ear && sent", "if (ear == 0 || e.ear == ear) && sent"}},
 		pkg:   "session", test: "TestDeafReplicaAsksRedis",
 	},
 	{
 		id: "cache-over-another-ear", rule: "what was learnt before the subscription broke is not believed",
-		edits: []edit{{"session/open.go", "if ear != 0 && e.ear == ear && sent", "if ear != 0 && sent"}},
+		edits: []edit{{"session/judge.go", "if ear != 0 && e.ear == ear && sent", "if ear != 0 && sent"}},
 		pkg:   "session", test: "TestCacheAfterBrokenSubscription",
 	},
 	{
