@@ -2,7 +2,6 @@ package faults
 
 import (
 	"net/http"
-	"slices"
 	"strings"
 	"time"
 
