@@ -161,7 +161,7 @@ func (g *Gateway) Wait(ctx context.Context) error { return g.jobs.wait(ctx) }
 func (g *Gateway) ServeHTTP(rw http.ResponseWriter, r *http.Request) {
 	w := &response{
 		ResponseWriter: rw, g: g, received: g.now(),
-		http2: r.ProtoMajor == 2, unread: r.ProtoMajor == 1 && r.Body != http.NoBody,
+		http2: r.ProtoMajor == 2, unread: r.ProtoMajor == 1 && r.Body != http.NoBody, last: twoEnds(r),
 	}
 	boundTracestate(r.Header)
 	served := g.served.Load()

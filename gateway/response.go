@@ -47,6 +47,7 @@ type response struct {
 
 	http2  bool
 	unread bool // over HTTP/1.1: the request has a body
+	last   bool // over HTTP/1: the connection carries no other request
 	stall  stall
 
 	status int // of the final header; 0 while none is written
@@ -77,6 +78,9 @@ func (w *response) WriteHeader(status int) {
 	case w.upload == nil && w.unread:
 		w.dropBody(unreadTimeout)
 	case w.upload != nil && !w.upload.whole.Load():
+		w.Header()["Connection"] = []string{"close"}
+	}
+	if w.last {
 		w.Header()["Connection"] = []string{"close"}
 	}
 	w.ResponseWriter.WriteHeader(status)
