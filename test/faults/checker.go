@@ -2,7 +2,6 @@ package faults
 
 import (
 	"net/http"
-	"strings"
 	"time"
 
 	"github.com/cloakroom/cloakroom/gateway/gatewaytest"
