@@ -93,6 +93,7 @@ func TestExchangeAnswers(t *testing.T) {
 		{"null members", members(map[string]any{"refresh_token": json.RawMessage("null"), "scope": json.RawMessage("null")}), nil},
 		{"invalid_grant", raw(400, `{"error":"invalid_grant","error_description":"RT-canary-1"}`), idp.ErrRejected},
 		{"invalid_client", raw(401, `{"error":"invalid_client"}`), idp.ErrRejected},
+		{"S-01 the code as the error", raw(400, `{"error":"CODE-canary"}`), idp.ErrRejected},
 		{"error with markup", raw(400, `{"error":"<script>canary</script>"}`), idp.ErrRejected},
 		{"error of 100 KiB", raw(400, `{"error":"`+strings.Repeat("canary", 20000)+`"}`), idp.ErrRejected},
 		{"bad request without a body", raw(400, ``), idp.ErrRejected},
@@ -294,6 +295,14 @@ func TestSlowProvider(t *testing.T) {
 		name string
 		h    http.HandlerFunc
 	}{{"no byte", hang("")}, {"part of a body", hang(`{"acc`)}} {
+		t.Run("O-01 "+slow.name+" refresh", func(t *testing.T) {
+			f := newFake(t)
+			f.on("/token", slow.h)
+			_, err := f.provider(quick).Refresh(context.Background(), refreshToken, subject, nil)
+			if e := refreshError(t, err); e.Kind != idp.Unknown || len(f.requests("/token")) != 1 {
+				t.Errorf("%v", e)
+			}
+		})
 		for _, path := range []string{wellKnown, "/jwks", "/token", "/userinfo"} {
 			t.Run("O-01 "+slow.name+" "+path, func(t *testing.T) {
 				f := newFake(t)

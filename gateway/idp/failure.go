@@ -122,14 +122,15 @@ func statusError(op operation, a answer) error {
 }
 
 // oauthError returns the error code of an OAuth error answer (RFC 6749 section
-// 5.2), "" if the answer is none. It is fit for a log line.
+// 5.2), "" if the answer is none. It is fit for a log line: all codes that there are
+// consist of such letters, and no token that a provider might quote there does.
 func oauthError(body []byte) string {
 	o, err := strictjson.Parse(body)
 	if err != nil {
 		return ""
 	}
 	code, _ := o.String("error")
-	if len(code) > 64 || strings.Trim(code, "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_.-") != "" {
+	if len(code) > 64 || strings.Trim(code, "abcdefghijklmnopqrstuvwxyz_") != "" {
 		return "unprintable"
 	}
 	return code

@@ -48,6 +48,13 @@ func TestIDToken(t *testing.T) {
 			return sign(jwt.SigningMethodRS256, rsaKey(), claims{"kid": "rsa"}, strings.ReplaceAll(text, "$", usual[1:len(usual)-1]))
 		}
 	}
+	// head signs under a header as it is written.
+	head := func(text string) func(*fake, string) string {
+		return func(f *fake, nonce string) string {
+			input := b64([]byte(text)) + "." + b64(must(json.Marshal(f.with(claims{"nonce": nonce}))))
+			return input + "." + b64(must(jwt.SigningMethodRS256.Sign(input, rsaKey())))
+		}
+	}
 	unsigned := func(alg any) func(*fake, string) string {
 		return func(f *fake, nonce string) string {
 			h := claims{"typ": "JWT", "kid": "rsa"}
@@ -164,6 +171,13 @@ func TestIDToken(t *testing.T) {
 		{"L-08 at_hash a number", rs(claims{"at_hash": 1}), false},
 		{"L-08 c_hash right", rs(claims{"c_hash": b64(codeSum[:16])}), true},
 		{"L-08 c_hash wrong", rs(claims{"c_hash": b64(sum[:16])}), false},
+		{"L-10 alg twice in the header", head(`{"alg":"none","alg":"RS256","kid":"rsa"}`), false},
+		{"L-10 kid twice in the header", head(`{"alg":"RS256","kid":"ec","kid":"rsa"}`), false},
+		{"L-10 alg twice, one escaped", head(`{"\u0061lg":"ES256","alg":"RS256","kid":"rsa"}`), false},
+		{"L-10 a header of two objects", head(`{"alg":"RS256","kid":"rsa"}{}`), false},
+		{"L-10 a header not in UTF-8", head("{\"alg\":\"RS256\",\"kid\":\"rsa\",\"x\":\"\xff\"}"), false},
+		{"L-10 a header in an array", head(`[{"alg":"RS256","kid":"rsa"}]`), false},
+		{"L-10 a header of its own", head(`{"alg":"RS256","kid":"rsa","x":{"a":1}}`), true},
 		{"L-10 two subs", payload(`{$,"sub":"bob"}`), false},
 		{"L-10 deep", payload(`{"deep":` + strings.Repeat("[", 20000) + strings.Repeat("]", 20000) + `,$}`), false},
 		{"L-10 large", payload(`{"large":"` + strings.Repeat("x", 100<<10) + `",$}`), false},

@@ -63,6 +63,7 @@ func TestRefreshOutcomes(t *testing.T) {
 		{"invalid_request", with(400, `{"error":"invalid_request"}`), want{kind: idp.Unspent, code: "invalid_request"}},
 		{"interaction_required", with(403, `{"error":"interaction_required"}`), want{kind: idp.Unspent, code: "interaction_required"}},
 		{"error of our provider's own", with(418, `{"error":"<b>canary"}`), want{kind: idp.Unspent, code: "unprintable"}},
+		{"S-01 the token as the error", with(400, `{"error":"RT-canary-1"}`), want{kind: idp.Unspent, code: "unprintable"}},
 		{"invalid_grant 400", with(400, `{"error":"invalid_grant","error_description":"RT-canary-1"}`), want{kind: idp.Rejected, code: "invalid_grant"}},
 		{"invalid_grant 401", with(401, `{"error":"invalid_grant"}`), want{kind: idp.Rejected, code: "invalid_grant"}},
 		{"invalid_grant 403", with(403, `{"error":"invalid_grant"}`), want{kind: idp.Rejected, code: "invalid_grant"}},

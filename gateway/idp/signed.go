@@ -3,6 +3,7 @@ package idp
 import (
 	"context"
 	"crypto"
+	"encoding/base64"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -57,6 +58,14 @@ func (p *Provider) verifySignature(ctx context.Context, raw string, kind tokenKi
 	// The decoder skips them: one token would have many spellings.
 	if strings.ContainsAny(raw, "\r\n") {
 		return reject("not a signed JWT")
+	}
+	// The library takes the last of equal names, and others take the first: that
+	// would be two tokens (RFC 7515 section 4, RFC 8725 section 2.4).
+	header, _, _ := strings.Cut(raw, ".")
+	if b, err := base64.RawURLEncoding.Strict().DecodeString(header); err != nil {
+		return reject("not a signed JWT")
+	} else if _, err := strictjson.Parse(b); err != nil {
+		return reject("its header is " + err.Error())
 	}
 	m, err := p.metadata.get(ctx)
 	if err != nil {
