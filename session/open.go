@@ -11,7 +11,8 @@ const waitLimit = 15 * time.Second
 
 // Open judges a ticket and returns the session it opens, with a live access
 // token if need asks for one, waiting for a refresh if it must. Its error is
-// [ErrNoSession], an [*EndedError], an [*UnavailableError], or ctx's.
+// [ErrNoSession], [ErrTokenExpired], an [*EndedError], an [*UnavailableError], or
+// ctx's.
 func (k *Keeper) Open(ctx context.Context, app *App, t Ticket, need Need) (Opened, error) {
 	if need.Received.IsZero() {
 		need.Received = k.now()
@@ -52,6 +53,12 @@ func (k *Keeper) Open(ctx context.Context, app *App, t Ticket, need Need) (Opene
 			}
 		}
 		fresh := freshFor(app, v, need, v.now)
+		if need.NoRefresh && fresh != tokenFresh {
+			if fresh == tokenOut {
+				return Opened{}, ErrTokenExpired
+			}
+			return k.opened(app, v, v.now), nil
+		}
 		if v.splitKey && v.split == nil {
 			// Without the local key nothing can be refreshed or sealed again.
 			if fresh == tokenOut {

@@ -113,6 +113,9 @@ type Need struct {
 	// MinTTL is how long the access token shall at least live; Open caps it at
 	// half the token's life.
 	MinTTL time.Duration
+	// NoRefresh keeps the request from refreshing anything: a token that is of no
+	// use any more is [ErrTokenExpired].
+	NoRefresh bool
 	// Cookie says that the answer can carry a Set-Cookie: an upgrade's can't.
 	Cookie bool
 	// Local lets the request of a split session get another token, with the local

@@ -46,8 +46,9 @@ func (LocalKey) LogValue() slog.Value         { return slog.StringValue(redacted
 // that goes with it: the person has to log in. Nothing has ended.
 var ErrLocalKey = errors.New("session: local key required")
 
-// ErrTokenExpired means that a split session's access token has run out, and
-// that only a request with the local key can get another.
+// ErrTokenExpired means that the access token has run out, and that this request
+// can get no other: it was not to ([Need].NoRefresh), or the session is split and
+// it had no local key.
 var ErrTokenExpired = errors.New("session: access token expired")
 
 // A split session's record has a second box, which holds the refresh token and
