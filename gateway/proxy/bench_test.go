@@ -99,6 +99,49 @@ func BenchmarkProxy(b *testing.B) {
 	}
 }
 
+// BenchmarkProxyTLS is the same with a client over TLS, whose bytes no kernel
+// copies, and net/http's client at both of its versions.
+func BenchmarkProxyTLS(b *testing.B) {
+	for _, size := range []int{200, 10 << 10, 1 << 20} {
+		answer := []byte("HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: " + strconv.Itoa(size) + "\r\n\r\n" + strings.Repeat("x", size))
+		u := serveRaw(b, func(_ *rawUpstream, _ string, c net.Conn, _ *bufio.Reader) bool {
+			_, err := c.Write(answer)
+			return err == nil
+		})
+		u.forget = true
+		to := target("http://" + u.addr)
+		for version := 1; version <= 2; version++ {
+			b.Run(fmt.Sprintf("HTTP%d/size=%d", version, size), func(b *testing.B) {
+				pool, err := upstream.New(upstream.Options{Targets: []*url.URL{to}})
+				if err != nil {
+					b.Fatal(err)
+				}
+				defer pool.Close()
+				h := through(b, to, pool)
+				srv := httptest.NewUnstartedServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { h.ServeHTTP(copying{w}, r) }))
+				srv.EnableHTTP2 = version == 2
+				srv.StartTLS()
+				defer srv.Close()
+				client, buf := srv.Client(), make([]byte, 64<<10)
+				b.ReportAllocs()
+				b.SetBytes(int64(size))
+				cpu := cpuTime()
+				for b.Loop() {
+					res, err := client.Get(srv.URL + "/api/orders/17")
+					if err != nil {
+						b.Fatal(err)
+					}
+					if n, err := io.CopyBuffer(struct{ io.Writer }{io.Discard}, res.Body, buf); n != int64(size) || err != nil {
+						b.Fatal(n, err)
+					}
+					res.Body.Close()
+				}
+				b.ReportMetric(float64(cpuTime()-cpu)/float64(b.N), "cpu-ns/op")
+			})
+		}
+	}
+}
+
 // load sends b.N requests over a number of connections.
 func load(b *testing.B, addr string, parallel, size int) {
 	var left atomic.Int64

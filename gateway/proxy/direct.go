@@ -63,14 +63,13 @@ func (x *exchange) forwardDirect(pool *upstream.Pool) error {
 		x.Slow() // what has come fits into the kernel's buffer for the client
 	}
 	x.begin(d.Status)
+	straight := x.straight()
 	for {
-		if d.Left() >= kernelCopy && d.Pending() == 0 {
-			if w, ok := x.w.(io.ReaderFrom); ok {
-				if err := d.CopyTo(w); err != nil {
-					x.broken(err)
-				}
-				break
+		if straight != nil && d.Left() >= kernelCopy && d.Pending() == 0 {
+			if err := d.CopyTo(straight); err != nil {
+				x.broken(err)
 			}
+			break
 		}
 		b, err := d.Next()
 		if err == io.EOF {
@@ -88,6 +87,18 @@ func (x *exchange) forwardDirect(pool *upstream.Pool) error {
 		panic(http.ErrAbortHandler) // its last bytes may have been cut off
 	}
 	return nil
+}
+
+// straight is the writer of an answer that goes from the kernel to the kernel, if
+// this one does: over HTTP/1.1 without TLS and without chunks. Any other would copy
+// through a buffer of its own, and what is in there while the upstream pauses would
+// be flushed by nobody.
+func (x *exchange) straight() io.ReaderFrom {
+	if x.in.ProtoMajor != 1 || x.in.TLS != nil || len(x.w.Header()["Content-Length"]) == 0 {
+		return nil
+	}
+	w, _ := x.w.(io.ReaderFrom)
+	return w
 }
 
 // Inform implements [upstream.Caller].

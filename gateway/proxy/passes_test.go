@@ -12,6 +12,7 @@ import (
 	"net/http/httptrace"
 	"net/textproto"
 	"net/url"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -21,15 +22,16 @@ import (
 
 // Everything that HTTP has passes, whatever is spoken on either side.
 
-// passes runs test for every pair of protocols: client's, upstream's.
+// passes runs test for every pair of protocols: client's (0 is HTTP/1.1 without
+// TLS), upstream's.
 func passes(t *testing.T, h http.HandlerFunc, test func(t *testing.T, client *http.Client, base string, ours, theirs int)) {
 	for _, up := range []struct {
 		name, protocol string
 		tls            bool
 		major          int
 	}{{"http", "", false, 1}, {"https", "http1", true, 1}, {"h2c", "h2c", false, 2}, {"h2", "", true, 2}} {
-		for _, ours := range []int{1, 2} {
-			t.Run(fmt.Sprintf("HTTP%d to %s", ours, up.name), func(t *testing.T) {
+		for ours, client := range []string{"http", "https", "h2"} {
+			t.Run(client+" to "+up.name, func(t *testing.T) {
 				srv := httptest.NewUnstartedServer(h)
 				srv.Config.Protocols = new(http.Protocols)
 				srv.Config.Protocols.SetHTTP1(true)
@@ -58,7 +60,7 @@ func passes(t *testing.T, h http.HandlerFunc, test func(t *testing.T, client *ht
 				}
 				front := httptest.NewUnstartedServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 					path, _ := CanonicalPath(r.RequestURI)
-					switch err := p.Forward(w, r, Call{Path: path, Ended: make(chan struct{})}); {
+					switch err := p.Forward(copying{w}, r, Call{Path: path, Ended: make(chan struct{})}); {
 					case errors.Is(err, ErrRequestBody):
 						w.WriteHeader(http.StatusBadRequest)
 					case err != nil:
@@ -66,7 +68,11 @@ func passes(t *testing.T, h http.HandlerFunc, test func(t *testing.T, client *ht
 					}
 				}))
 				front.EnableHTTP2 = ours == 2
-				front.StartTLS()
+				if ours == 0 {
+					front.Start()
+				} else {
+					front.StartTLS()
+				}
 				defer front.Close()
 				client := front.Client()
 				client.CheckRedirect = func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }
@@ -78,6 +84,13 @@ func passes(t *testing.T, h http.HandlerFunc, test func(t *testing.T, client *ht
 		}
 	}
 }
+
+// copying wraps a ResponseWriter as a gateway does: it can always be read into,
+// whatever the connection can.
+type copying struct{ http.ResponseWriter }
+
+func (w copying) ReadFrom(src io.Reader) (int64, error) { return io.Copy(w.ResponseWriter, src) }
+func (w copying) Unwrap() http.ResponseWriter           { return w.ResponseWriter }
 
 func do(t *testing.T, c *http.Client, method, url string, body io.Reader, header ...string) (*http.Response, string) {
 	t.Helper()
@@ -131,7 +144,7 @@ func TestPassesPlainThings(t *testing.T) {
 		}
 	}, func(t *testing.T, c *http.Client, base string, ours, theirs int) {
 		res, _ := do(t, c, "GET", base+"/q%2b?a=%zz&b;c&&=%61+%2B/../", nil, "User-Agent", "ua/1")
-		if got := res.Header.Get("X-Seen"); got != "GET /q%2B?a=%zz&b;c&&=%61+%2B/../  ua/1" || res.ProtoMajor != ours || res.Header.Get("X-Proto") != fmt.Sprintf("HTTP/%d.%d", theirs, theirs%2) {
+		if got := res.Header.Get("X-Seen"); got != "GET /q%2B?a=%zz&b;c&&=%61+%2B/../  ua/1" || res.ProtoMajor != max(1, ours) || res.Header.Get("X-Proto") != fmt.Sprintf("HTTP/%d.%d", theirs, theirs%2) {
 			t.Errorf("query: %q over %s and %s", got, res.Proto, res.Header.Get("X-Proto"))
 		}
 		if res, body := do(t, c, "GET", base+"/range", nil, "Range", "bytes=2-4"); res.StatusCode != 206 || body != "234" || res.Header.Get("Content-Range") != "bytes 2-4/10" {
@@ -379,6 +392,49 @@ func TestPassesAnEarlyRefusal(t *testing.T) {
 		res.Body.Close()
 		if res.StatusCode != 413 || string(b) != "too large" || err != nil {
 			t.Errorf("%d %q, %v", res.StatusCode, b, err)
+		}
+	})
+}
+
+// What the upstream has sent is with the client before the upstream goes on,
+// however long or short it is.
+func TestPassesWhatHasCome(t *testing.T) {
+	parts := []int{1, 600, 5000, 40000, 600, 1, 200 << 10, 3, 700}
+	size := 0
+	for _, n := range parts {
+		size += n
+	}
+	next := make(chan struct{})
+	passes(t, func(w http.ResponseWriter, r *http.Request) {
+		if r.URL.Path == "/length" {
+			w.Header().Set("Content-Length", strconv.Itoa(size))
+		}
+		for _, n := range append([]int{0}, parts...) {
+			w.Write(bytes.Repeat([]byte("x"), n))
+			_ = http.NewResponseController(w).Flush()
+			select {
+			case <-next:
+			case <-r.Context().Done():
+				return
+			}
+		}
+	}, func(t *testing.T, c *http.Client, base string, _, _ int) {
+		for _, path := range []string{"/length", "/chunks"} {
+			res, err := c.Get(base + path)
+			if err != nil {
+				t.Fatalf("%s: no header: %v", path, err)
+			}
+			next <- struct{}{}
+			for i, n := range parts {
+				if got, err := io.ReadFull(res.Body, make([]byte, n)); err != nil {
+					t.Fatalf("%s: part %d: %d bytes of %d, %v", path, i, got, n, err)
+				}
+				next <- struct{}{}
+			}
+			if n, err := res.Body.Read(make([]byte, 1)); err != io.EOF {
+				t.Errorf("%s: %d more, %v", path, n, err)
+			}
+			res.Body.Close()
 		}
 	})
 }

@@ -100,12 +100,14 @@ func (x *Exchange) Chunked() bool { return x.framed.by == byChunks }
 func (x *Exchange) UntilClose() bool { return x.framed.by == byClose }
 
 // CopyTo lets the rest of a body of known length go from the connection to dst,
-// which may have the kernel do it. Buffered bytes must have been taken. While the
-// upstream pauses, dst.ReadFrom is called anew every 15 s.
+// which may have the kernel do it, and must keep nothing back. Buffered bytes must
+// have been taken. It begins with a Flush. While the upstream pauses, dst.ReadFrom is
+// called anew every 15 s.
 func (x *Exchange) CopyTo(dst io.ReaderFrom) error {
 	if x.framed.by != byLength || x.r != x.w {
 		return errors.New("upstream: not to be copied")
 	}
+	x.Caller.Flush()
 	for {
 		by := time.Now().Add(copyPart)
 		x.c.wakeBy(by, by)

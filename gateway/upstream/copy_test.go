@@ -29,7 +29,7 @@ func (w *taker) ReadFrom(src io.Reader) (int64, error) {
 func TestCopyOfASlowUpstream(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		ours, theirs := net.Pipe()
-		x := &Exchange{c: &conn{Conn: ours}, left: 100}
+		x := &Exchange{Caller: silent{}, c: &conn{Conn: ours}, left: 100}
 		x.framed.by = byLength
 		go func() {
 			for _, part := range []string{"first ", "second ", "third"} {
@@ -52,7 +52,7 @@ func TestCopyOfASlowUpstream(t *testing.T) {
 func TestCopyToSomebodyWhoIsTooLate(t *testing.T) {
 	ours, theirs := net.Pipe()
 	defer theirs.Close()
-	x := &Exchange{c: &conn{Conn: ours}, left: 100}
+	x := &Exchange{Caller: silent{}, c: &conn{Conn: ours}, left: 100}
 	x.framed.by = byLength
 	if err := x.CopyTo(late{}); !errors.Is(err, os.ErrDeadlineExceeded) {
 		t.Errorf("%v", err)
