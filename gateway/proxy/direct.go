@@ -76,7 +76,9 @@ func (x *exchange) forwardDirect(pool *upstream.Pool) error {
 			break
 		}
 		if err == nil {
-			err = x.write(b)
+			if err = x.write(b); err != nil {
+				d.Disown()
+			}
 		}
 		if err != nil {
 			x.broken(err)

@@ -163,20 +163,20 @@ func fieldsOf(h http.Header) []upstream.Field {
 // copy passes the body on as it comes.
 func (x *exchange) copy(body io.Reader) {
 	b := buffers.Get()
-	defer buffers.Put(b)
 	for {
 		x.Flush()
 		n, err := body.Read(b)
 		if n > 0 {
 			if err := x.write(b[:n]); err != nil {
-				x.broken(err)
+				x.broken(err) // b may still be read, see upstream.Exchange.Disown
 			}
 		}
-		if err == io.EOF {
-			return
-		}
 		if err != nil {
-			x.broken(tellable(err))
+			buffers.Put(b)
+			if err != io.EOF {
+				x.broken(tellable(err))
+			}
+			return
 		}
 	}
 }

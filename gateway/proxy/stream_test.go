@@ -215,3 +215,63 @@ func TestHTTPSUpstream(t *testing.T) {
 		w.echo(size)
 	}
 }
+
+// retaining is a client that is gone: it takes nothing, and holds on to what it was
+// to be given, as net/http's HTTP/2 does for a while.
+type retaining struct {
+	http.ResponseWriter
+	kept *[]byte
+}
+
+func (w retaining) Write(b []byte) (int, error) {
+	*w.kept = b
+	return 0, io.ErrClosedPipe
+}
+
+// A buffer that a failed write may still read from is not the next user's.
+func TestBuffersOfFailedWritesAreNobodysAgain(t *testing.T) {
+	u := serveRaw(t, func(_ *rawUpstream, head string, c net.Conn, _ *bufio.Reader) bool {
+		path := strings.Fields(head)[1]
+		io.WriteString(c, "HTTP/1.1 200 OK\r\nContent-Length: 16384\r\n\r\n"+strings.Repeat(path[1:2], 16384))
+		return true
+	})
+	for name, transport := range map[string]http.RoundTripper{"direct": nil, "relayed": newTransport(t, nil)} {
+		t.Run(name, func(t *testing.T) {
+			cfg := u.to()
+			cfg.Transport = transport
+			var kept []byte
+			gone := true
+			f := newFront(t, cfg, frontOptions{wrap: func(w http.ResponseWriter) http.ResponseWriter {
+				if gone {
+					return retaining{w, &kept}
+				}
+				return w
+			}})
+			for range 8 {
+				gone = true
+				if _, err := io.ReadAll(open(t, f.addr, get("/a"))); err != nil && len(kept) == 0 {
+					t.Fatal(err)
+				}
+				was := bytes.Clone(kept)
+				gone = false
+				for range 4 {
+					if got := send(t, f.addr, get("/b")); !strings.HasSuffix(got, "bbb") {
+						t.Fatalf("answer %q", got)
+					}
+				}
+				if len(was) == 0 || !bytes.Equal(kept, was) {
+					t.Fatalf("what was one user's is %q, and %q now", was[:3], kept[:3])
+				}
+			}
+		})
+	}
+}
+
+// open sends a raw request and returns what comes back.
+func open(t *testing.T, addr, raw string) io.Reader {
+	c := dial(t, addr)
+	if _, err := io.WriteString(c, raw); err != nil {
+		t.Fatal(err)
+	}
+	return c
+}

@@ -467,6 +467,12 @@ func (x *Exchange) Done() {
 	x.giveBack()
 }
 
+// Disown leaves the bytes that Next has returned to whoever has them, for good: the
+// buffer is not used again. It is for a client that did not take them: net/http's
+// HTTP/2 returns from a Write to a stream that is closed meanwhile, and another
+// goroutine may only then read what was to be written, and send it.
+func (x *Exchange) Disown() { x.pooled = nil }
+
 func (x *Exchange) giveBack() {
 	if x.pooled != nil {
 		buffers.Put(x.pooled)
