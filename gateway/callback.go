@@ -11,7 +11,6 @@ import (
 	"time"
 
 	"github.com/cloakroom/cloakroom/gateway/idp"
-	"github.com/cloakroom/cloakroom/gateway/web"
 	"github.com/cloakroom/cloakroom/session"
 )
 
@@ -82,7 +81,7 @@ func (g *Gateway) exchange(w *response, r *http.Request) error {
 	if p.parked {
 		// The same answer once more, by a reload: its code is spent, the ticket is
 		// here.
-		web.Bounce(w, callbackPath)
+		w.app.Pages.Bounce(w, callbackPath)
 		return nil
 	}
 	if a.err != "" {
@@ -118,7 +117,7 @@ func (g *Gateway) exchange(w *response, r *http.Request) error {
 		return err
 	}
 	w.setCookie(line)
-	web.Bounce(w, callbackPath)
+	w.app.Pages.Bounce(w, callbackPath)
 	return nil
 }
 
@@ -175,7 +174,7 @@ func issuedAt(claims []byte, asked time.Time) time.Time {
 // its second half sets the cookie: what fails can be tried again by a reload.
 func (g *Gateway) land(w *response, r *http.Request) error {
 	if only(r.Header, "Sec-Fetch-Site", "cross-site") {
-		web.Bounce(w, callbackPath)
+		w.app.Pages.Bounce(w, callbackPath)
 		return nil
 	}
 	have := w.app.pendings(r.Header, g.now())

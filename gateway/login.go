@@ -6,7 +6,6 @@ import (
 	"slices"
 
 	"github.com/cloakroom/cloakroom/gateway/idp"
-	"github.com/cloakroom/cloakroom/gateway/web"
 )
 
 // login answers GET /bff/login: it sends the browser to the provider and keeps
@@ -90,7 +89,7 @@ func (g *Gateway) bounceOnce(w *response, r *http.Request) bool {
 	if _, err := w.app.ticket(r.Header); err != errNoTicket {
 		return false
 	}
-	web.Bounce(w, r.RequestURI) // a canonical path and its query
+	w.app.Pages.Bounce(w, r.RequestURI) // a canonical path and its query
 	return true
 }
 

@@ -14,7 +14,6 @@ import (
 	"time"
 
 	"github.com/cloakroom/cloakroom/gateway/idp"
-	"github.com/cloakroom/cloakroom/gateway/web"
 	"github.com/cloakroom/cloakroom/session"
 )
 
@@ -56,7 +55,7 @@ func (g *Gateway) logout(w *response, r *http.Request) error {
 		if err != nil {
 			return err
 		}
-		web.Leave(w, u)
+		w.app.Pages.Leave(w, u)
 		return nil
 	}
 	return writeJSON(w, struct {
@@ -151,6 +150,6 @@ func (g *Gateway) loggedOut(w *response, r *http.Request) error {
 			return nil
 		}
 	}
-	web.LoggedOut(w, "/")
+	w.app.Pages.LoggedOut(w, "/")
 	return nil
 }

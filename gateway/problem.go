@@ -5,7 +5,9 @@ import (
 	"encoding/json"
 	"errors"
 	"log/slog"
+	"maps"
 	"net/http"
+	"slices"
 	"strconv"
 	"time"
 
@@ -84,6 +86,16 @@ var codes = map[code]struct {
 	codeStoreUnavailable:    {http.StatusServiceUnavailable, "The service is busy. You are still logged in."},
 	codeInternal:            {http.StatusInternalServerError, "Something went wrong."},
 	codeClientClosed:        {statusClientClosed, "The client closed the request."},
+}
+
+// ErrorPages are all errors that a person may be shown: what an app's own
+// templates are to be tried with.
+func ErrorPages() []web.ErrorPage {
+	all := make([]web.ErrorPage, 0, len(codes))
+	for _, c := range slices.Sorted(maps.Keys(codes)) {
+		all = append(all, web.ErrorPage{Code: string(c), Status: codes[c].status, Title: codes[c].title})
+	}
+	return all
 }
 
 // problem is an error together with its answer. What it says to the client is
@@ -241,7 +253,11 @@ func (g *Gateway) fail(w *response, r *http.Request, err error) {
 				page.Again = r.Method == http.MethodGet
 			}
 		}
-		web.Error(w, status, page)
+		var pages *web.Pages
+		if w.app != nil {
+			pages = w.app.Pages
+		}
+		pages.Error(w, status, page)
 		return
 	}
 	h.Set("Content-Type", "application/problem+json")

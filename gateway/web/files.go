@@ -7,8 +7,8 @@
 // knows. It follows no symbolic link out of the directory, lists nothing, and
 // serves nothing whose name starts with a dot (but .well-known/).
 //
-// The pages ([Bounce], [Leave], [Error], [LoggedOut]) carry no script, load
-// nothing, and can't be framed or cached.
+// [Pages] carry no script, load nothing, and can't be framed or cached. An app
+// may have templates of its own for them.
 package web
 
 import (

@@ -2,6 +2,7 @@ package web
 
 import (
 	"bytes"
+	"cmp"
 	"crypto/sha256"
 	"encoding/base64"
 	"html/template"
@@ -29,15 +30,27 @@ dd{margin:0;font-family:ui-monospace,monospace;overflow-wrap:anywhere}
 @keyframes show{to{opacity:1}}
 `
 
-// policy lets a page show its style and do nothing else: no script, no form,
-// no frame, no request.
-var policy = func() string {
-	sum := sha256.Sum256([]byte(style))
-	return "default-src 'none'; style-src 'sha256-" + base64.StdEncoding.EncodeToString(sum[:]) +
-		"'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
-}()
+// policy lets a page show these style sheets and do nothing else: no script, no
+// form, no frame, no request.
+func policy(styles ...string) string {
+	hashes := ""
+	for _, s := range styles {
+		sum := sha256.Sum256([]byte(s))
+		hashes += " 'sha256-" + base64.StdEncoding.EncodeToString(sum[:]) + "'"
+	}
+	return "default-src 'none'; style-src" + cmp.Or(hashes, " 'none'") + "; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+}
 
-var pages = template.Must(template.New("pages").Parse(`
+var ourPolicy = policy(style)
+
+// The pages are called as the files are that may take their places.
+const (
+	errorFile     = "error.html"
+	loggedOutFile = "logged-out.html"
+	onwardFile    = "onward.html"
+)
+
+var ours = template.Must(template.New("ours").Parse(`
 {{define "head"}}<!doctype html>
 <html lang="en">
 <meta charset="utf-8">
@@ -46,14 +59,15 @@ var pages = template.Must(template.New("pages").Parse(`
 <title>{{.Title}}</title>
 <style>` + style + `</style>
 {{end}}
-{{define "onward"}}{{template "head" .}}<meta http-equiv="refresh" content="0; url={{.Link}}">
+{{define "refresh"}}<meta http-equiv="refresh" content="0; url={{.Link}}">{{end}}
+{{define "onward.html"}}{{template "head" .}}{{template "refresh" .}}
 <main class="wait">
 <h1>{{.Title}}</h1>
 <p>If nothing happens, go on by hand.</p>
 <a class="act" href="{{.Link}}">Continue</a>
 </main>
 {{end}}
-{{define "error"}}{{template "head" .}}<main>
+{{define "error.html"}}{{template "head" .}}<main>
 <h1>{{.Title}}</h1>
 {{with .Detail}}<p>{{.}}</p>
 {{end}}{{with .LoginURL}}<a class="act" href="{{.}}">Log in</a>
@@ -61,14 +75,14 @@ var pages = template.Must(template.New("pages").Parse(`
 {{end}}<dl><dt>Code</dt><dd>{{.Code}}</dd>{{with .TraceID}}<dt>Trace</dt><dd>{{.}}</dd>{{end}}</dl>
 </main>
 {{end}}
-{{define "loggedout"}}{{template "head" .}}<main>
+{{define "logged-out.html"}}{{template "head" .}}<main>
 <h1>{{.Title}}</h1>
 <p>Your session has ended in this browser.</p>
 {{with .Link}}<a class="act" href="{{.}}">Back to the application</a>
 {{end}}</main>
 {{end}}`))
 
-// page is what the templates without fields of their own show.
+// page is what the templates of logged-out.html and onward.html show.
 type page struct {
 	Title string
 	Link  template.URL // from plain
@@ -80,28 +94,29 @@ type page struct {
 // script. target is a path with an optional query; anything that would leave
 // the origin is replaced by "/". The page can't know a fragment, so the
 // navigation has none.
-func Bounce(w http.ResponseWriter, target string) {
+func (p *Pages) Bounce(w http.ResponseWriter, target string) {
 	if !local(target) {
 		target = "/"
 	}
-	write(w, http.StatusOK, "onward", page{Title: "One moment …", Link: plain(target)})
+	p.write(w, http.StatusOK, onwardFile, page{Title: "One moment …", Link: plain(target)})
 }
 
 // Leave writes the small page that navigates on to another site: what answers
 // a form where a redirect would have to pass the application's form-action. A
 // target that is not http or https becomes "/".
-func Leave(w http.ResponseWriter, target *url.URL) {
+func (p *Pages) Leave(w http.ResponseWriter, target *url.URL) {
 	link := "/"
 	if target != nil && (target.Scheme == "https" || target.Scheme == "http") && target.Host != "" && target.Opaque == "" {
 		link = target.String()
 	}
-	write(w, http.StatusOK, "onward", page{Title: "One moment …", Link: plain(link)})
+	p.write(w, http.StatusOK, onwardFile, page{Title: "One moment …", Link: plain(link)})
 }
 
 // ErrorPage is what a page about a failed navigation says. Every field is text,
 // and escaped.
 type ErrorPage struct {
 	Code    string // the problem's code
+	Status  int    // filled in by Error
 	Title   string // empty: the status's own text
 	Detail  string
 	TraceID string
@@ -112,23 +127,24 @@ type ErrorPage struct {
 }
 
 // Error writes a page about a failed navigation.
-func Error(w http.ResponseWriter, status int, p ErrorPage) {
-	if p.Title == "" {
-		p.Title = http.StatusText(status)
+func (p *Pages) Error(w http.ResponseWriter, status int, e ErrorPage) {
+	e.Status = status
+	if e.Title == "" {
+		e.Title = http.StatusText(status)
 	}
-	if !local(p.LoginURL) {
-		p.LoginURL = ""
+	if !local(e.LoginURL) {
+		e.LoginURL = ""
 	}
-	write(w, status, "error", p)
+	p.write(w, status, errorFile, e)
 }
 
 // LoggedOut writes the page at the end of a logout. link leads back into the
 // application: a path of this origin; anything else is left out.
-func LoggedOut(w http.ResponseWriter, link string) {
+func (p *Pages) LoggedOut(w http.ResponseWriter, link string) {
 	if !local(link) {
 		link = ""
 	}
-	write(w, http.StatusOK, "loggedout", page{Title: "You are logged out", Link: plain(link)})
+	p.write(w, http.StatusOK, loggedOutFile, page{Title: "You are logged out", Link: plain(link)})
 }
 
 // local reports a path, with or without a query, that no browser takes for
@@ -161,19 +177,29 @@ func plain(target string) template.URL {
 	return template.URL(b.String())
 }
 
-// write sends one page. Headers that are set already, cookies say, stay.
-func write(w http.ResponseWriter, status int, name string, data any) {
-	var b bytes.Buffer
-	if err := pages.ExecuteTemplate(&b, name, data); err != nil {
-		panic(err) // the templates are constants, and tests run each of them
+// write sends one page: the app's own, or ours. Headers that are set already,
+// cookies say, stay.
+func (p *Pages) write(w http.ResponseWriter, status int, file string, data any) {
+	body, csp := p.own(file, data)
+	if body == nil {
+		body, csp = render(file, data), ourPolicy
 	}
 	h := w.Header()
 	h.Set("Content-Type", "text/html; charset=utf-8")
-	h.Set("Content-Security-Policy", policy)
+	h.Set("Content-Security-Policy", csp)
 	h.Set("Referrer-Policy", "no-referrer")
 	h.Set("Cache-Control", "no-store")
 	h.Set("X-Content-Type-Options", "nosniff")
 	h.Set("Cross-Origin-Resource-Policy", "same-origin")
 	w.WriteHeader(status)
-	w.Write(b.Bytes())
+	w.Write(body)
+}
+
+// render executes a template of ours.
+func render(name string, data any) []byte {
+	var b bytes.Buffer
+	if err := ours.ExecuteTemplate(&b, name, data); err != nil {
+		panic(err) // the templates are constants, and tests run each of them
+	}
+	return b.Bytes()
 }

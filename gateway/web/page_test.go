@@ -18,14 +18,21 @@ func rendered(write func(http.ResponseWriter)) (http.Header, int, string) {
 	return w.Result().Header, w.Code, w.Body.String()
 }
 
-var styles = regexp.MustCompile(`(?s)<style>(.*?)</style>`)
+// builtIn are the pages of an app without templates of its own.
+var builtIn *Pages
+
+var styleSheets = regexp.MustCompile(`(?s)<style>(.*?)</style>`)
 
 func TestPagesAreHarmless(t *testing.T) {
 	for name, write := range map[string]func(http.ResponseWriter){
-		"bounce":    func(w http.ResponseWriter) { Bounce(w, "/x") },
-		"leave":     func(w http.ResponseWriter) { Leave(w, &url.URL{Scheme: "https", Host: "id.test", Path: "/end"}) },
-		"error":     func(w http.ResponseWriter) { Error(w, 502, ErrorPage{Code: "login_failed", LoginURL: "/bff/login"}) },
-		"loggedout": func(w http.ResponseWriter) { LoggedOut(w, "/") },
+		"bounce": func(w http.ResponseWriter) { builtIn.Bounce(w, "/x") },
+		"leave": func(w http.ResponseWriter) {
+			builtIn.Leave(w, &url.URL{Scheme: "https", Host: "id.test", Path: "/end"})
+		},
+		"error": func(w http.ResponseWriter) {
+			builtIn.Error(w, 502, ErrorPage{Code: "login_failed", LoginURL: "/bff/login"})
+		},
+		"loggedout": func(w http.ResponseWriter) { builtIn.LoggedOut(w, "/") },
 	} {
 		t.Run(name, func(t *testing.T) {
 			h, _, body := rendered(write)
@@ -37,7 +44,7 @@ func TestPagesAreHarmless(t *testing.T) {
 					t.Errorf("%s = %q; want %q", header, got, want)
 				}
 			}
-			css := styles.FindAllStringSubmatch(body, -1)
+			css := styleSheets.FindAllStringSubmatch(body, -1)
 			if len(css) != 1 {
 				t.Fatalf("%d style sheets", len(css))
 			}
@@ -99,7 +106,7 @@ func TestBounce(t *testing.T) {
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
-			_, status, body := rendered(func(w http.ResponseWriter) { Bounce(w, tt.target) })
+			_, status, body := rendered(func(w http.ResponseWriter) { builtIn.Bounce(w, tt.target) })
 			auto, link := destinations(t, body)
 			mended := strings.NewReplacer("(", "%28", ")", "%29", "50%", "50%25").Replace(tt.want)
 			if status != 200 || auto != tt.want || link != mended {
@@ -122,12 +129,12 @@ func TestLeave(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		_, _, body := rendered(func(w http.ResponseWriter) { Leave(w, u) })
+		_, _, body := rendered(func(w http.ResponseWriter) { builtIn.Leave(w, u) })
 		if auto, link := destinations(t, body); auto != want || link != want {
 			t.Errorf("%s: to %q and %q; want %q", raw, auto, link, want)
 		}
 	}
-	_, _, body := rendered(func(w http.ResponseWriter) { Leave(w, nil) })
+	_, _, body := rendered(func(w http.ResponseWriter) { builtIn.Leave(w, nil) })
 	if auto, _ := destinations(t, body); auto != "/" {
 		t.Errorf("nil: to %q", auto)
 	}
@@ -135,7 +142,7 @@ func TestLeave(t *testing.T) {
 
 func TestErrorPage(t *testing.T) {
 	_, status, body := rendered(func(w http.ResponseWriter) {
-		Error(w, 502, ErrorPage{Code: "login_failed", Title: "Login failed", Detail: "</p><script>alert(1)</script>", TraceID: "0af7", LoginURL: "/bff/login?return_to=/x"})
+		builtIn.Error(w, 502, ErrorPage{Code: "login_failed", Title: "Login failed", Detail: "</p><script>alert(1)</script>", TraceID: "0af7", LoginURL: "/bff/login?return_to=/x"})
 	})
 	for _, want := range []string{"<h1>Login failed</h1>", "<title>Login failed</title>", "login_failed", "0af7", `href="/bff/login?return_to=/x"`, "&lt;script&gt;"} {
 		if !strings.Contains(body, want) {
@@ -146,7 +153,7 @@ func TestErrorPage(t *testing.T) {
 		t.Errorf("status %d", status)
 	}
 	_, _, body = rendered(func(w http.ResponseWriter) {
-		Error(w, 404, ErrorPage{Code: "no_route", LoginURL: "//evil.test"})
+		builtIn.Error(w, 404, ErrorPage{Code: "no_route", LoginURL: "//evil.test"})
 	})
 	if !strings.Contains(body, "<h1>Not Found</h1>") || strings.Contains(body, "href") || strings.Contains(body, "Trace") || strings.Contains(body, "evil") {
 		t.Errorf("bare page:\n%s", body)
@@ -155,7 +162,7 @@ func TestErrorPage(t *testing.T) {
 
 func TestLoggedOut(t *testing.T) {
 	for link, want := range map[string]bool{"/": true, "/bff/login": true, "": false, "https://evil.test/": false, "//evil.test": false} {
-		_, status, body := rendered(func(w http.ResponseWriter) { LoggedOut(w, link) })
+		_, status, body := rendered(func(w http.ResponseWriter) { builtIn.LoggedOut(w, link) })
 		if has := strings.Contains(body, `href="`+link+`"`); status != 200 || has != want || strings.Contains(body, "evil") {
 			t.Errorf("%q: %d\n%s", link, status, body)
 		}
@@ -165,7 +172,7 @@ func TestLoggedOut(t *testing.T) {
 func TestHeadersBeforehandStay(t *testing.T) {
 	h, _, _ := rendered(func(w http.ResponseWriter) {
 		w.Header().Set("Set-Cookie", "a=1")
-		Bounce(w, "/")
+		builtIn.Bounce(w, "/")
 	})
 	if h.Get("Set-Cookie") != "a=1" {
 		t.Error("a cookie is lost")
@@ -177,7 +184,7 @@ func FuzzBounce(f *testing.F) {
 		f.Add(s)
 	}
 	f.Fuzz(func(t *testing.T, target string) {
-		_, _, body := rendered(func(w http.ResponseWriter) { Bounce(w, target) })
+		_, _, body := rendered(func(w http.ResponseWriter) { builtIn.Bounce(w, target) })
 		auto, link := destinations(t, body)
 		for _, to := range []string{auto, link} {
 			if !strings.HasPrefix(to, "/") || strings.HasPrefix(to, "//") || strings.HasPrefix(to, `/\`) || strings.ContainsAny(to, "\x00\t\r\n \"'<>") {
