@@ -65,6 +65,7 @@ func (l *loader) app(o *object) App {
 	if v := o.get("user_claims"); v.set() {
 		a.UserClaims = v.strings()
 	}
+	a.Pages = l.pages(o.get("pages"))
 	a.Routes = l.routes(o.get("routes"))
 
 	// What may be said of the session depends on the token, and that on what the

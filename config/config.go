@@ -53,8 +53,9 @@ type Config struct {
 	files    []string
 }
 
-// Files are the configuration file and all files that it names but a route's: a
-// change of one of them is a change of the configuration.
+// Files are the configuration file and all files that it names but a route's,
+// directories of templates among them: a change of one of them is a change of the
+// configuration.
 func (c *Config) Files() []string { return c.files }
 
 // Warnings are settings that work and that an operator should know about.
@@ -135,7 +136,10 @@ type App struct {
 	HSTS HSTS
 	// UserClaims are the claims that /bff/user shows.
 	UserClaims []string
-	Routes     []Route
+	// Pages are templates that nobody has parsed yet, by file name. Nil: the app
+	// has none of its own.
+	Pages  map[string]string
+	Routes []Route
 }
 
 // HSTS says for how long browsers reach the app's host by https alone.
@@ -199,11 +203,12 @@ type Token struct {
 	Claims      []string // copied into the token
 }
 
-// Route leads a path prefix to an upstream or to files. Exactly one of
-// Upstream and Files is set.
+// Route leads a path prefix to an upstream, to files, or to a development server.
+// Exactly one of Upstream and Files is set.
 type Route struct {
 	Path        string // begins with "/"; matches whole segments
 	Upstream    *Upstream
+	DevServer   bool   // Upstream is a front end's development server
 	Files       string // a directory, absolute
 	StripPrefix string // empty: nothing
 	// Of an Upstream alone: how long until its answer begins; how long until it

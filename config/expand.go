@@ -90,12 +90,17 @@ func (l *loader) resolve(path string) string {
 	return filepath.Clean(path)
 }
 
-// read is readBounded for what the configuration is made of: see [Config.Files].
+// read is readBounded for what the configuration is made of.
 func (l *loader) read(path string, limit int64) ([]byte, error) {
+	l.watch(path)
+	return readBounded(path, limit)
+}
+
+// watch adds to [Config.Files].
+func (l *loader) watch(path string) {
 	if !slices.Contains(l.files, path) {
 		l.files = append(l.files, path)
 	}
-	return readBounded(path, limit)
 }
 
 // readBounded reads a regular file of at most limit bytes. Its errors complete

@@ -174,7 +174,7 @@ apps:
       max_per_user: -1
       clear_site_data: [cookies, everything, cache, cache]
     token: {mode: mint, lifetime: 2h, audience: [], subject: mine, pairwise_key: tiny, signing_keys: [], claim: [x]}
-    pages: ""
+    page: ""
     routes:
       - {path: api, upstream: "http://u:p@api/../x"}
       - {path: /x, files: /nowhere, dev_server: "http://localhost", require: {roles: [admin]}, accept: [bearer]}
@@ -223,13 +223,13 @@ apps:
 		"33: apps[0].token.subject: must be pairwise or provider",
 		"33: apps[0].token.pairwise_key: must be 43 characters of base64url, as `cloakroom keys new` prints them",
 		"33: apps[0].token.claim: is unknown; did you mean claims?",
-		"34: apps[0].pages: is unknown",
+		"34: apps[0].page: is unknown; did you mean pages?",
 		"36: apps[0].routes[0].path: must start with /",
 		"36: apps[0].routes[0].upstream: must hold no user and no password",
+		"37: apps[0].routes[1].dev_server: can't stand beside files: a route leads to one of them",
 		"37: apps[0].routes[1].files: can't be read: no such file or directory",
 		"37: apps[0].routes[1].accept: has no effect where auth is none",
 		"37: apps[0].routes[1].require: needs auth: required",
-		"37: apps[0].routes[1].dev_server: is unknown",
 		"38: apps[0].routes[2].accept[1]: must be cookie or bearer",
 		"38: apps[0].routes[2].require.roles: is empty",
 	}

@@ -1,6 +1,7 @@
 package config
 
 import (
+	"net/netip"
 	"os"
 	"regexp"
 	"slices"
@@ -40,17 +41,13 @@ func clash(a, b Route) bool {
 func (l *loader) route(o *object) Route {
 	var r Route
 	r.Path = routePath(o.get("path"))
-	upstream, files := o.get("upstream"), o.get("files")
+	upstream, files, dev := o.get("upstream"), o.get("files"), o.get("dev_server")
 	timeout, token, connection := o.get("timeout"), o.get("token"), o.get("connection")
 	deadline, concurrent, headersOf := o.get("deadline"), o.get("max_concurrent"), o.get("headers")
-	switch {
-	case upstream.set() && files.set():
-		files.problem("can't stand beside upstream: a route leads to one of them")
-	case !upstream.set() && !files.set() && !o.broken:
-		o.problem("needs an upstream or files")
-	}
+	leadsTo(o, upstream, files, dev)
 	kind, auth, tok := "api", "required", "session"
-	if files.set() {
+	switch {
+	case files.set():
 		kind, auth, tok = "page", "none", "none"
 		if r.Files = files.filePath(); r.Files == "" {
 			files.problem("is empty")
@@ -69,7 +66,17 @@ func (l *loader) route(o *object) Route {
 				v.problem("is for an upstream")
 			}
 		}
-	} else {
+	case dev.set():
+		kind, auth, tok = "page", "none", "none"
+		r.Upstream, r.DevServer = l.devServer(dev), true
+		// Nothing is answered before the first bundle is made.
+		r.Timeout = timeout.duration(2*time.Minute, 100*time.Millisecond, time.Hour)
+		for _, v := range []value{deadline, concurrent, connection, headersOf} {
+			if v.set() {
+				v.problem("is for an upstream")
+			}
+		}
+	default:
 		r.Upstream = l.upstream(upstream, connection)
 		r.Timeout = timeout.duration(30*time.Second, 100*time.Millisecond, time.Hour)
 		r.Deadline = deadline.duration(0, time.Second, 24*time.Hour)
@@ -92,10 +99,12 @@ func (l *loader) route(o *object) Route {
 	switch {
 	case r.Token == "session" && files.set():
 		token.problem("must be none: files take no token")
+	case r.Token == "session" && dev.set():
+		token.problem("must be none: a development server gets no token")
 	case r.Token == "session" && r.Auth == "none":
 		token.problem("must be none where auth is none")
 	}
-	if !files.set() {
+	if !files.set() && !dev.set() {
 		r.Headers = headers(headersOf, r.Auth)
 	}
 	r.Accept = accept(o.get("accept"), r.Auth)
@@ -103,6 +112,64 @@ func (l *loader) route(o *object) Route {
 	r.StripPrefix = stripPrefix(o.get("strip_prefix"), r.Path)
 	r.Methods = methods(o.get("methods"))
 	return r
+}
+
+// leadsTo reports a route that leads nowhere, or to more than one place.
+func leadsTo(o *object, places ...value) {
+	first := ""
+	for _, v := range places {
+		switch {
+		case !v.set():
+		case first != "":
+			v.problem("can't stand beside %s: a route leads to one of them", first)
+		default:
+			first = strings.TrimPrefix(v.path, o.path+".")
+		}
+	}
+	if first == "" && !o.broken {
+		o.problem("needs an upstream, files or a dev_server")
+	}
+}
+
+// devServer reads the address of a front end's development server: of one that
+// can be where somebody develops. It shows its sources, and more of the machine
+// than that if it has a flaw.
+func (l *loader) devServer(v value) *Upstream {
+	if _, ok := v.needed(); !ok { // one, and no list
+		return nil
+	}
+	u := l.upstream(v, value{l: l})
+	if u == nil {
+		return nil
+	}
+	switch t := u.Targets[0]; {
+	case t.Scheme != "http":
+		v.problem("must be http: TLS ends at this gateway")
+	case strings.Trim(t.Path, "/") != "":
+		v.problem("must have no path: its pages ask for its own")
+	case !nearby(strings.ToLower(t.Hostname())):
+		v.problem("must be on this machine or in a private network: a development server shows its sources")
+	default:
+		l.warn(v, "is for development, not for production: whoever reaches this gateway can read the page's sources")
+	}
+	return u
+}
+
+// nearby reports whether a host is this machine or can only be meant privately: by
+// its address, a name of one label (of a container, say), or one of the domains
+// that the public DNS doesn't have (RFC 6761, RFC 6762, RFC 8375, and ICANN's
+// .internal).
+func nearby(host string) bool {
+	if a, err := netip.ParseAddr(host); err == nil {
+		a = a.Unmap()
+		return a.IsLoopback() || a.IsPrivate()
+	}
+	if !strings.Contains(host, ".") {
+		return true
+	}
+	return slices.ContainsFunc([]string{".localhost", ".test", ".local", ".internal", ".home.arpa"}, func(domain string) bool {
+		return strings.HasSuffix(host, domain)
+	})
 }
 
 // notCanonical finds what gives a path two readings. Paths of the file are

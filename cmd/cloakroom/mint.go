@@ -9,11 +9,10 @@ import (
 	"github.com/cloakroom/cloakroom/session"
 )
 
-// newIssuers makes each app's issuer of tokens; nil where it mints none. A
-// [*config.Error] holds all that is wrong with their keys and claims.
-func newIssuers(cfg *config.Config, ring *session.Keyring) ([]*mint.Issuer, error) {
-	issuers := make([]*mint.Issuer, len(cfg.Apps))
-	var problems []config.Problem
+// newIssuers makes each app's issuer of tokens; nil where it mints none. problems
+// are all that is wrong with their keys and claims.
+func newIssuers(cfg *config.Config, ring *session.Keyring) (issuers []*mint.Issuer, problems []config.Problem) {
+	issuers = make([]*mint.Issuer, len(cfg.Apps))
 	for i, a := range cfg.Apps {
 		if a.Token.Mode != "mint" {
 			continue
@@ -47,10 +46,7 @@ func newIssuers(cfg *config.Config, ring *session.Keyring) ([]*mint.Issuer, erro
 			}
 		}
 	}
-	if len(problems) > 0 {
-		return nil, &config.Error{Problems: problems}
-	}
-	return issuers, nil
+	return issuers, problems
 }
 
 // signingKeys parses the PEM texts of the list named at.

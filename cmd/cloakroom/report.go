@@ -122,6 +122,9 @@ func target(r config.Route) string {
 	for _, u := range r.Upstream.Targets {
 		all = append(all, u.String())
 	}
+	if r.DevServer {
+		return "development server " + all[0]
+	}
 	return strings.Join(all, " ")
 }
 

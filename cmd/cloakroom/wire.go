@@ -52,7 +52,7 @@ type appProvider struct {
 // wire makes a service. What is wrong with cfg and wasn't found by the config
 // package is found here.
 //
-// access is where the requests' lines go; nil: log has them, at level debug.
+// access is told a line a request, at info; nil: log is, at debug.
 func wire(cfg *config.Config, log, access *slog.Logger) (*service, error) {
 	s := &service{metrics: newRegistry()}
 	s.upstreams = upstream.NewMetrics(s.metrics)
@@ -85,7 +85,7 @@ func newKeyring(cfg *config.Config) (*session.Keyring, error) {
 }
 
 // swap takes over what may change while the process runs, or nothing of it. A
-// [*config.Error] holds all that is wrong with the apps' tokens.
+// [*config.Error] holds all that is wrong with the apps' tokens and templates.
 //
 // What the apps before held open is let go of as their last requests end.
 func (s *service) swap(cfg *config.Config, log *slog.Logger) (err error) {
@@ -104,9 +104,11 @@ func (s *service) swap(cfg *config.Config, log *slog.Logger) (err error) {
 	if err != nil {
 		return err
 	}
-	issuers, err := newIssuers(cfg, ring)
-	if err != nil {
-		return err
+	issuers, problems := newIssuers(cfg, ring)
+	pages, more := newPages(cfg, log)
+	if problems = append(problems, more...); len(problems) > 0 {
+		slices.SortStableFunc(problems, func(a, b config.Problem) int { return cmp.Compare(a.Line, b.Line) })
+		return &config.Error{Problems: problems}
 	}
 	toProviders := idp.NewTransport()
 	s.unused = append(s.unused, toProviders.CloseIdleConnections)
@@ -162,6 +164,7 @@ func (s *service) swap(cfg *config.Config, log *slog.Logger) (err error) {
 			AfterLogout:   a.Session.AfterLogout,
 			ClearSiteData: a.Session.ClearSiteData,
 			HSTS:          hsts(a.HSTS),
+			Pages:         pages[i],
 		}
 		if a.Session.SameSite == "lax" {
 			apps[i].SameSite = http.SameSiteLaxMode
@@ -290,6 +293,10 @@ func (s *service) newRoute(cfg *config.Config, a config.App, r config.Route, poo
 		out.Headers = append(out.Headers, gateway.ClaimHeader{Name: h.Name, Claim: h.Claim})
 	}
 	out.Deadline, out.MaxConcurrent = r.Deadline, r.MaxConcurrent
+	if r.DevServer {
+		// As browsers would spell its origin.
+		out.DevServer = "http://" + strings.TrimSuffix(strings.ToLower(r.Upstream.Targets[0].Host), ":80")
+	}
 	pool, err := s.pool(r.Upstream, pools, log)
 	if err != nil {
 		return out, err
