@@ -76,8 +76,11 @@ func forwardedFor(r *http.Request, trusted []netip.Prefix) string {
 	if !addr.IsValid() {
 		return ""
 	}
-	if prior := r.Header["X-Forwarded-For"]; len(prior) > 0 && within(addr, trusted) {
-		return strings.Join(prior, ", ") + ", " + addr.String()
+	if within(addr, trusted) {
+		// Less the empty elements around it: they are nobody's (RFC 9110 section 5.6.1).
+		if prior := strings.Trim(strings.Join(r.Header["X-Forwarded-For"], ", "), ", \t"); prior != "" {
+			return prior + ", " + addr.String()
+		}
 	}
 	return addr.String()
 }

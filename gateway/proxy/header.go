@@ -49,29 +49,54 @@ func ours(folded []byte) bool {
 
 // believed reports a header by which well-known proxies tell an upstream who
 // the caller is or what was asked for, or that a server makes something of by
-// itself (Proxy, which CGI makes HTTP_PROXY of). Upstreams that trust one of them
+// itself (Proxy, which CGI makes HTTP_PROXY of; X-Middleware-Subrequest, by which
+// Next.js knows a request that it has checked). Upstreams that trust one of them
 // trust it from any peer, and the gateway is the peer.
 func believed(folded []byte) bool {
 	switch string(folded) {
 	case "proxy-authorization", "remote-user", "remote-groups", "remote-email", "remote-name",
-		"x-remote-user", "x-remote-group", "x-webauth-user", "x-authenticated-user", "x-authenticated-userid",
-		"x-original-url", "x-original-uri", "x-original-method", "x-original-host", "x-original-forwarded-for",
-		"x-rewrite-url", "x-client-ip", "x-cluster-client-ip", "client-ip", "true-client-ip", "cf-connecting-ip", "fastly-client-ip",
+		"x-auth-user", "x-authenticated-user", "x-authenticated-userid", "x-authenticated-groups", "x-authenticated-scope", "x-verified-user",
+		"x-rewrite-url", "x-client-ip", "x-cluster-client-ip", "client-ip", "true-client-ip", "cf-connecting-ip", "cf-connecting-ipv6", "fastly-client-ip",
 		"x-client-cert", "client-cert", "client-cert-chain", "x-client-dn", "x-client-verify",
-		"x-remote-addr", "x-remote-ip", "x-originating-ip", "x-host", "x-http-host-override", "x-http-destinationurl", "x-url-scheme", "x-scheme", "front-end-https",
-		"x-userinfo", "x-id-token", "x-jwt-assertion", "x-anonymous-consumer", "x-authenticated-groups", "x-authenticated-scope",
-		"fly-client-ip", "x-appengine-user-ip", "x-arr-clientcert", "x-azure-clientip", "x-azure-socketip", "proxy",
+		"x-originating-ip", "x-host", "x-http-host-override", "x-http-destinationurl", "x-url-scheme", "x-scheme", "front-end-https",
+		"x-userinfo", "x-id-token", "x-jwt-assertion", "x-anonymous-consumer",
+		"fly-client-ip", "do-connecting-ip", "incap-client-ip", "x-sucuri-clientip", "x-nf-client-connection-ip", "x-proxyuser-ip", "proxy-client-ip", "x-azure-clientip", "x-azure-socketip", "x-azure-fdid",
+		"x-middleware-subrequest", "x-middleware-subrequest-id", "proxy",
 		"early-data", "http2-settings", "cookie2",
 		// Other spellings alone come here: these themselves are the framing's, or pass.
 		"transfer-encoding", "content-length", "content-type", "sec-fetch-site", "sec-fetch-mode", "sec-fetch-dest":
 		return true
 	}
-	return hasPrefix(folded, "x-amzn-") || hasPrefix(folded, "x-ms-client-principal") ||
-		hasPrefix(folded, "x-goog-authenticated-user-") || hasPrefix(folded, "x-goog-iap-") ||
-		hasPrefix(folded, "x-ssl-") || hasPrefix(folded, "ssl-client-") || hasPrefix(folded, "x-envoy-") ||
-		hasPrefix(folded, "x-endpoint-api-userinfo") || hasPrefix(folded, "x-vouch-") || hasPrefix(folded, "cf-access-") ||
-		hasPrefix(folded, "x-authentik-") || hasPrefix(folded, "x-pomerium-") || hasPrefix(folded, "x-consumer-") || hasPrefix(folded, "x-credential-") ||
-		hasPrefix(folded, "oidc-claim-") || hasPrefix(folded, "oidc-access-token") || hasPrefix(folded, "oidc-id-token") || hasPrefix(folded, "tailscale-user-")
+	for _, prefix := range believedFamilies[family(folded)] {
+		if hasPrefix(folded, prefix) {
+			return true
+		}
+	}
+	return false
+}
+
+// believedFamilies are the beginnings of such names, by family.
+var believedFamilies = func() (t [256][]string) {
+	for _, prefix := range []string{
+		"x-original-", "x-remote-", "x-webauth-", "x-amzn-", "x-ms-client-principal", "x-ms-token-", "x-goog-authenticated-user-", "x-goog-iap-", "x-appengine-",
+		"x-ssl-", "x-tls-client-", "ssl-client-", "x-envoy-", "x-endpoint-api-userinfo", "x-apigateway-api-userinfo", "x-arr-", "x-vouch-", "cf-access-", "cloudfront-viewer-",
+		"x-authentik-", "x-authelia-", "x-pomerium-", "x-consumer-", "x-credential-", "x-token-user-", "x-token-subject", "oidc-", "shib-", "mellon-", "iv-", "sm-", "wl-proxy-", "l5d-", "tailscale-user-",
+	} {
+		f := family([]byte(prefix))
+		t[f] = append(t[f], prefix)
+	}
+	return t
+}()
+
+// family is a letter of a folded name that few names share: the first, after "x-".
+func family(folded []byte) byte {
+	switch {
+	case len(folded) > 2 && folded[0] == 'x' && folded[1] == '-':
+		return folded[2]
+	case len(folded) > 0:
+		return folded[0]
+	}
+	return 0
 }
 
 // renames reports a header by which a client asks for another method than the
