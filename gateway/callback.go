@@ -93,6 +93,10 @@ func (g *Gateway) exchange(w *response, r *http.Request) error {
 	// that nobody holds.
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(r.Context()), exchangeTimeout)
 	defer cancel()
+	// While there is no store, the code keeps: a reload then finishes the login.
+	if err := g.keeper.Reachable(ctx); err != nil {
+		return err
+	}
 	asked := g.now()
 	grant, err := w.app.Provider.Exchange(ctx, a.code, p.tx)
 	if err != nil {
@@ -106,7 +110,9 @@ func (g *Gateway) exchange(w *response, r *http.Request) error {
 	login.Remember = p.remember
 	t, err := g.keeper.Begin(ctx, w.app.policy, login)
 	if err != nil {
-		w.setCookie(noLoginLine(p.id))
+		if _, trouble := errors.AsType[*session.UnavailableError](err); !trouble {
+			w.setCookie(noLoginLine(p.id))
+		}
 		w.app.policy.Revoke(ctx, session.RefreshToken(grant.Refresh))
 		return err
 	}

@@ -564,14 +564,38 @@ func TestLoginStoreTrouble(t *testing.T) {
 	t.Parallel() // it waits for the store's deadline
 	w := newWorld(t)
 	b := w.browser(w.replica())
-	tab := b.callback("/bff/login")
+	tab := b.callback("/bff/login?return_to=/public/x")
 	w.redis.Kill()
-	a := b.visit(tab.String(), "cross-site")
-	want(t, a, 503)
-	if !strings.Contains(a.body, "store_unavailable") || b.jar[ticketCookie] != nil {
-		t.Errorf("%v", a)
+	refused := func(a answer) {
+		t.Helper()
+		want(t, a, 503)
+		if !strings.Contains(a.body, "store_unavailable") || len(a.header.Values("Set-Cookie")) != 0 {
+			t.Errorf("%v, %q", a, a.header.Values("Set-Cookie"))
+		}
 	}
-	eventually(t, "the refresh token that nobody holds is revoked", func() bool { return len(w.provider.Live("")) == 0 })
+	// A code is not spent for nothing: a reload finishes the login.
+	before := len(w.provider.Ledger())
+	refused(b.visit(tab.String(), "cross-site"))
+	if spent := w.provider.Ledger()[before:]; len(spent) > 0 {
+		t.Errorf("without a store: %v", spent)
+	}
+	w.redis.Restart()
+	if a := b.visit(tab.String(), "cross-site"); a.status != 200 || a.url.Path != "/public/x" {
+		t.Error(a)
+	}
+
+	// The store leaves while the provider answers: the code is spent.
+	b = w.browser(w.replica())
+	tab = b.callback("/bff/login")
+	live := len(w.provider.Live(""))
+	hold := w.provider.Gate(gatewaytest.GateAfterCommit)
+	visited := make(chan answer, 1)
+	go func() { visited <- b.visit(tab.String(), "cross-site") }()
+	<-hold.Arrived()
+	w.redis.Kill()
+	hold.Release()
+	refused(<-visited)
+	eventually(t, "the refresh token that nobody holds is revoked", func() bool { return len(w.provider.Live("")) == live })
 	w.redis.Restart()
 
 	// Step two ends the previous session first: without a store it sets nothing,
@@ -583,13 +607,9 @@ func TestLoginStoreTrouble(t *testing.T) {
 		t.Fatal(err)
 	}
 	w.redis.Stop()
-	a = b.visit("/bff/callback", "same-origin")
-	want(t, a, 503)
-	if len(a.header.Values("Set-Cookie")) != 0 {
-		t.Errorf("%v", a)
-	}
+	refused(b.visit("/bff/callback", "same-origin"))
 	w.redis.Cont()
-	a = b.visit("/bff/callback", "same-origin")
+	a := b.visit("/bff/callback", "same-origin")
 	if a.status != 200 || a.url.Path != "/public/x" {
 		t.Error(a)
 	}
