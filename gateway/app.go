@@ -49,6 +49,9 @@ type App struct {
 	Token TokenMode
 	// Mint makes the tokens of TokenMint, whose Session.Revalidate must be set.
 	Mint *mint.Issuer
+	// ForwardAuth lets another proxy ask, at /bff/auth, about requests on routes
+	// with ForwardAuth.
+	ForwardAuth AuthSecret
 	// Audience are the resource servers whose tokens of the provider's this app's
 	// routes accept as bearers.
 	Audience []string
@@ -108,7 +111,7 @@ type Route struct {
 	Kind    Kind
 	Auth    Auth
 	// Token attaches the session's access token. It needs Auth required or
-	// optional, and Upstream.
+	// optional, and no Files.
 	Token bool
 	// Accept says by what callers are known; bearers need Auth required or
 	// optional.
@@ -117,9 +120,12 @@ type Route struct {
 	// texts, or an array with one of them. It needs Auth required. A bearer's are
 	// those in the token.
 	Require map[string][]string
-	// Exactly one of Upstream and Files is set.
+	// Exactly one of Upstream, Files and ForwardAuth is set.
 	Upstream *proxy.Proxy
 	Files    *web.Files
+	// ForwardAuth: another proxy serves the route, and asks at /bff/auth about each
+	// request. It needs the app's.
+	ForwardAuth bool
 	// DevServer is the origin of the front end's development server, where Upstream
 	// leads to one; empty where it doesn't. It needs no Token and no Headers.
 	DevServer string
@@ -130,7 +136,7 @@ type Route struct {
 	// or optional; an anonymous caller has none.
 	Headers []ClaimHeader
 	// MaxHeader is how many bytes a request's header may have, and MaxBody its
-	// body; 0: any number, within what Options.HeaderBytes allows.
+	// body; 0: any number, within what [Served.HeaderBytes] allows.
 	MaxHeader int
 	MaxBody   int64
 	// MaxConcurrent is how many requests may be at the upstream at once,
@@ -155,6 +161,7 @@ type app struct {
 	known    knownTickets
 	logins   codec
 	routes   *proxy.Table[[]Route]
+	identity []string // the names of all routes' Headers
 	hsts     []string // the header's lines; nil: none
 	lines    *accessLines
 	// takesRelayed: a route accepts the provider's own tokens.
@@ -221,6 +228,14 @@ func (g *Gateway) prepare(def App, keys *session.Keyring) (*app, error) {
 	case a.takesRelayed && len(def.Audience) == 0:
 		return fail("routes accept the provider's tokens, and no audience is named")
 	}
+	for _, rt := range def.Routes {
+		if rt.ForwardAuth && def.ForwardAuth == "" {
+			return fail("route %s: another proxy serves it, and none may ask", rt.Path)
+		}
+		for _, h := range rt.Headers {
+			a.identity = append(a.identity, h.Name)
+		}
+	}
 	table, err := newTable(def.Routes)
 	if err != nil {
 		return fail("%w", err)
@@ -234,20 +249,22 @@ func (rt *Route) check() error {
 	switch {
 	case ownPath(rt.Path):
 		return errors.New("the path belongs to the gateway")
-	case (rt.Upstream == nil) == (rt.Files == nil):
+	case rt.ForwardAuth && (rt.Upstream != nil || rt.Files != nil || rt.StripPrefix != "" || rt.MaxHeader > 0 || rt.MaxBody > 0):
+		return errors.New("requests that another proxy serves don't pass here")
+	case !rt.ForwardAuth && (rt.Upstream == nil) == (rt.Files == nil):
 		return errors.New("neither or both of upstream and files")
-	case rt.Token && (rt.Auth == AuthNone || rt.Upstream == nil):
+	case rt.Token && (rt.Auth == AuthNone || rt.Files != nil):
 		return errors.New("a token needs a session and an upstream")
 	case rt.Accept.Bearer && rt.Auth == AuthNone:
 		return errors.New("bearers are not looked at where nobody is asked for")
 	case len(rt.Require) > 0 && rt.Auth != AuthRequired:
 		return errors.New("claims are required of nobody")
-	case len(rt.Headers) > 0 && (rt.Auth == AuthNone || rt.Upstream == nil):
+	case len(rt.Headers) > 0 && (rt.Auth == AuthNone || rt.Files != nil):
 		return errors.New("headers from claims need a session and an upstream")
 	case rt.DevServer != "" && (rt.Upstream == nil || rt.Token || len(rt.Headers) > 0):
 		return errors.New("a development server is an upstream, and is told nothing of the user")
 	case (rt.MaxConcurrent > 0 || rt.Deadline > 0) && rt.Upstream == nil:
-		return errors.New("files need no deadline and no places")
+		return errors.New("without an upstream there is no deadline and no place to wait for")
 	}
 	return nil
 }

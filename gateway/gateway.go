@@ -11,6 +11,7 @@
 //     Or, where a route accepts bearers, bearer in place of guard and door
 //   - password: guard, limits, provider, session begun, cookie set, token
 //   - sessions: guard, door, sessions listed or ended
+//   - auth: another proxy known, its request judged as proxied would, and no more
 //   - logout: guard, session ended, cookie deleted
 //   - backchannel: the provider's logout token checked, sessions ended
 //
@@ -184,6 +185,11 @@ func (g *Gateway) ServeHTTP(rw http.ResponseWriter, r *http.Request) {
 // of the gateway's own or a route.
 func (g *Gateway) serve(s *served, w *response, r *http.Request) error {
 	w.app = s.apps[r.Host]
+	if r.RequestURI == authPath {
+		if a, err := s.asked(r); err == nil {
+			w.app, w.check = a, true
+		}
+	}
 	if w.app == nil {
 		return &problem{code: codeUnknownHost}
 	}
@@ -196,6 +202,9 @@ func (g *Gateway) serve(s *served, w *response, r *http.Request) error {
 	switch strings.ToUpper(r.Method) { // for upstreams that mind no case
 	case http.MethodTrace, "TRACK", http.MethodConnect:
 		return &problem{code: codeMethodNotAllowed} // echoes and tunnels, for nobody
+	}
+	if w.check {
+		return g.auth(w, r)
 	}
 	path, err := proxy.CanonicalPath(r.RequestURI)
 	if err != nil {
@@ -256,6 +265,10 @@ func (g *Gateway) own(w *response, r *http.Request, path string) error {
 		w.endpoint, post = endpointBackChannel, (*Gateway).backChannelLogout
 	case basePath + "/frontchannel-logout":
 		w.endpoint, get = endpointFrontChannel, (*Gateway).frontChannelLogout
+	case authPath: // a check doesn't come here
+		w.endpoint = endpointAuth
+		_, err := g.served.Load().asked(r)
+		return &problem{code: codeNoRoute, err: err}
 	case basePath + "/client.js":
 		w.endpoint = endpointClient
 		if r.Method != http.MethodGet && r.Method != http.MethodHead {

@@ -32,13 +32,14 @@ const (
 	endpointFrontChannel
 	endpointKeys
 	endpointClient
+	endpointAuth
 	endpointRoute
 	endpoints
 )
 
 var endpointNames = [endpoints]string{
 	"none", "login", "callback", "token", "user", "session", "logout", "logged_out",
-	"sessions", "backchannel_logout", "frontchannel_logout", "keys", "client", "route",
+	"sessions", "backchannel_logout", "frontchannel_logout", "keys", "client", "auth", "route",
 }
 
 func (e endpoint) String() string { return endpointNames[e] }

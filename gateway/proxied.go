@@ -51,7 +51,7 @@ func (g *Gateway) proxied(w *response, r *http.Request, path string) error {
 		switch {
 		case err == nil:
 		case rt.Auth == AuthOptional && isAnonymous(err):
-		case rt.Kind == KindPage && r.Method == http.MethodGet && isNavigation(r) && needsLogin(err):
+		case rt.Kind == KindPage && r.Method == http.MethodGet && isNavigation(r) && (needsLogin(err) || rt.ForwardAuth && errors.Is(err, session.ErrTokenExpired)):
 			return g.loginFirst(w, r, path, err)
 		default:
 			return err
@@ -59,6 +59,9 @@ func (g *Gateway) proxied(w *response, r *http.Request, path string) error {
 	}
 	if err := rt.judge(&from); err != nil {
 		return err
+	}
+	if rt.ForwardAuth {
+		return g.pass(w, r, from)
 	}
 	if rt.Files != nil {
 		return rt.Files.Serve(w, r, proxy.StripPrefix(path, rt.StripPrefix))
@@ -71,9 +74,11 @@ func (g *Gateway) proxied(w *response, r *http.Request, path string) error {
 
 // byCookie finds the caller by the session cookie: guard, then door.
 func (g *Gateway) byCookie(w *response, r *http.Request, rt *Route) (caller, error) {
-	o, err := g.enter(w, r, rt.guard(r), session.Need{
-		Activity: !background(r.Header), Token: rt.Token, Cookie: !proxy.IsWebSocket(r),
-	})
+	need := session.Need{Activity: !background(r.Header), Token: rt.Token, Cookie: !proxy.IsWebSocket(r)}
+	if rt.ForwardAuth {
+		need = session.Need{Token: rt.Token, NoRefresh: true} // what comes of it may not reach the browser
+	}
+	o, err := g.enter(w, r, rt.guard(r), need)
 	if err != nil {
 		return caller{}, err
 	}
@@ -81,6 +86,9 @@ func (g *Gateway) byCookie(w *response, r *http.Request, rt *Route) (caller, err
 	c := caller{claims: o.Claims, watch: w.watch}
 	if rt.Token {
 		token, _, err := g.accessToken(w.app, o)
+		if _, overdue := errors.AsType[*session.UnavailableError](err); overdue && rt.ForwardAuth {
+			return caller{}, session.ErrTokenExpired // the provider's word is old: others may ask it
+		}
 		if err != nil {
 			return caller{}, err
 		}
@@ -135,10 +143,14 @@ func (g *Gateway) loginFirst(w *response, r *http.Request, path string, cause er
 	if r.URL.RawQuery != "" {
 		to += "?" + r.URL.RawQuery
 	}
-	target := w.app.origin + loginPath
+	target := loginPath
 	if to = returnPath(to); to != "/" {
 		target += "?return_to=" + strings.ReplaceAll(url.QueryEscape(to), "%2F", "/")
 	}
-	redirect(w, target)
+	if w.check {
+		w.app.Pages.Bounce(w, target) // a proxy may pass a page on, and take a redirect for trouble
+		return nil
+	}
+	redirect(w, w.app.origin+target)
 	return nil
 }

@@ -42,6 +42,8 @@ type response struct {
 	cookies []string
 	// refusal marks an answer of fail: it hands out no ticket.
 	refusal bool
+	// check marks an answer to another proxy (auth.go), and passes its yes.
+	check, passes bool
 	// upload is the request's body, if it went to an upstream.
 	upload *upload
 
@@ -67,6 +69,9 @@ func (w *response) WriteHeader(status int) {
 		w.ResponseWriter.WriteHeader(status)
 		return
 	}
+	if w.check && !w.passes && status < http.StatusBadRequest {
+		status = http.StatusUnauthorized // of what is for the browser, too, any 2xx would be a yes
+	}
 	w.status = status
 	if w.app != nil && w.app.hsts != nil {
 		w.Header()["Strict-Transport-Security"] = w.app.hsts
@@ -88,7 +93,7 @@ func (w *response) WriteHeader(status int) {
 
 func (w *response) addCookies() {
 	lines := w.cookies
-	if s := w.successor; s != nil && !w.refusal && w.g.mayHandOut(s) {
+	if s := w.successor; s != nil && !w.refusal && !w.check && w.g.mayHandOut(s) {
 		if line, err := w.app.ticketCookie(s.Ticket, w.cookieLife); err == nil {
 			lines = append(lines, line)
 			w.g.metrics.handedOut.Inc()
