@@ -67,6 +67,11 @@ const maxTags = 8192
 // ones have only a modification time.
 const maxTagged = 16 << 20
 
+// maxRanges is how many parts of a file may be asked for at once. Each costs an
+// answer's header of its own, even of a single byte: who asks for thousands would be
+// sent many times the file, and gets it once (RFC 9110 section 14.2).
+const maxRanges = 16
+
 // OpenFiles returns the files below dir, which must be a directory.
 func OpenFiles(dir string, o FilesOptions) (*Files, error) {
 	info, err := os.Stat(dir)
@@ -84,7 +89,7 @@ func OpenFiles(dir string, o FilesOptions) (*Files, error) {
 // is answered by its index.html, after a redirect to its path with a slash. A
 // navigation to a path that names nothing, and whose last segment has no
 // extension, is answered by the application's index.html. Conditional and range
-// requests are RFC 9110's.
+// requests are RFC 9110's; who asks for more than 16 ranges gets the whole.
 //
 // An error means that nothing has been written: [ErrNotFound], [ErrMethod]
 // (with Allow set), or the file system's.
@@ -188,6 +193,9 @@ func (f *Files) send(w http.ResponseWriter, r *http.Request, root *os.Root, name
 	h.Set("Cache-Control", f.caching(name, kind))
 	if etag := f.etag(name, info, file); etag != "" {
 		h.Set("Etag", etag)
+	}
+	if strings.Count(r.Header.Get("Range"), ",") >= maxRanges {
+		r.Header.Del("Range")
 	}
 	http.ServeContent(w, r, "", info.ModTime(), file)
 	return nil

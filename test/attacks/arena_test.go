@@ -68,6 +68,7 @@ type answer struct {
 type setup struct {
 	secure   bool
 	byMethod bool // /by-method: POST for everybody, and the rest protected
+	soon     bool // /soon, and /soon-tls with overTLS: as /app, to an upstream that has 2 s
 	overTLS  bool // /over-tls: as /app, to an upstream over TLS, arena.tls
 	replicas int
 	change   func(rig.Config)
@@ -119,10 +120,14 @@ func newArena(t *testing.T, s setup) *arena {
 		cert, key := certificate(t)
 		a.tls = newUpstreamOn(t, listenTLS(t, cert, key))
 		a.tls.scheme = "https"
-		s.routes = append(s.routes, map[string]any{
-			"path": "/over-tls", "upstream": a.tls.url(),
-			"connection": map[string]any{"tls": map[string]any{"ca_file": cert, "server_name": "app.test"}},
-		})
+		trust := map[string]any{"tls": map[string]any{"ca_file": cert, "server_name": "app.test"}}
+		s.routes = append(s.routes, map[string]any{"path": "/over-tls", "upstream": a.tls.url(), "connection": trust})
+		if s.soon {
+			s.routes = append(s.routes, map[string]any{"path": "/soon-tls", "upstream": a.tls.url(), "connection": trust, "timeout": "2s"})
+		}
+	}
+	if s.soon {
+		s.routes = append(s.routes, map[string]any{"path": "/soon", "upstream": a.up.url(), "timeout": "2s"})
 	}
 	a.provider, reg = rig.Strict(t, rig.Origin, s.provider)
 	a.registration = reg

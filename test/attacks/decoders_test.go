@@ -14,6 +14,7 @@ import (
 	"path"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -54,6 +55,9 @@ var trusted = []string{
 	"X-Authentik-Username", "X-Pomerium-Jwt-Assertion", "Oidc-Claim-Sub", "Oidc-Access-Token", "X-Consumer-Username", "X-Credential-Identifier", "X-Userinfo", "X-Id-Token",
 	"X-Jwt-Assertion", "Tailscale-User-Login", "Cf-Access-Client-Id", "X-Arr-Clientcert", "X-Azure-Clientip", "Fly-Client-Ip", "X-Remote-Addr", "X-Host", "X-Http-Host-Override",
 	"X-Url-Scheme", "Front-End-Https", "Proxy",
+	"X-Webauth-Email", "X-Webauth-Role", "X-Remote-Group", "X-Remote-Extra-Scopes", "Shib-Session-Id", "Iv-User", "Iv-Groups", "Sm-User", "Sm-Universalid", "Mellon-Name-Id", "X-Token-Subject", "X-Token-User-Email",
+	"X-Original-Proto", "X-Original-Path", "X-Arr-Ssl", "X-Tls-Client-Cert", "L5d-Client-Id", "X-Appengine-Inbound-Appid", "X-Apigateway-Api-Userinfo", "X-Ms-Token-Aad-Id-Token", "Oidc-Groups", "X-Middleware-Subrequest",
+	"Wl-Proxy-Client-Ip", "Wl-Proxy-Ssl", "Proxy-Client-Ip", "Incap-Client-Ip", "X-Sucuri-Clientip", "X-Nf-Client-Connection-Ip", "Cloudfront-Viewer-Address", "Do-Connecting-Ip", "X-Azure-Fdid", "Cf-Connecting-Ipv6", "X-Proxyuser-Ip", "X-Verified-User", "X-Auth-User", "X-Authelia-User",
 	"X-Bff", "X-Bff-User", "X-Bff-Local-Key", "X-Bff-Background", "Dpop", "Proxy-Authorization", "Early-Data", "Secure-Session-Response",
 }
 
@@ -130,11 +134,16 @@ func startNginx(t testing.TB) string {
 	if _, err := os.Stat(program); err != nil {
 		t.Fatal("this test needs nginx: run test/setup.sh, or apt-get install nginx-light")
 	}
-	var answer strings.Builder
+	// In parts: nginx takes no longer parameters.
+	var sets, answer strings.Builder
 	answer.WriteString("$uri\\n")
-	for _, name := range trusted {
-		variable := strings.ToLower(cgi(name))
-		fmt.Fprintf(&answer, "%s=$http_%s\\n", cgi(name), variable)
+	for i, part := range slices.Collect(slices.Chunk(trusted, 50)) {
+		fmt.Fprintf(&sets, "set $part%d \"", i)
+		for _, name := range part {
+			fmt.Fprintf(&sets, "%s=$http_%s\\n", cgi(name), strings.ToLower(cgi(name)))
+		}
+		sets.WriteString("\"; ")
+		fmt.Fprintf(&answer, "$part%d", i)
 	}
 	for range 5 {
 		l, err := net.Listen("tcp", "127.0.0.1:0")
@@ -150,9 +159,9 @@ events { worker_connections 64; }
 http {
   access_log off; client_body_temp_path %[1]s/b; proxy_temp_path %[1]s/p; fastcgi_temp_path %[1]s/f; uwsgi_temp_path %[1]s/u; scgi_temp_path %[1]s/s;
   underscores_in_headers on; ignore_invalid_headers off; large_client_header_buffers 8 64k; merge_slashes on; keepalive_timeout 0;
-  server { listen %[2]s; default_type text/plain; return 200 "%[3]s"; }
+  server { listen %[2]s; default_type text/plain; %[3]sreturn 200 "%[4]s"; }
 }
-`, dir, addr, answer.String())
+`, dir, addr, sets.String(), answer.String())
 		if err := os.WriteFile(conf, []byte(text), 0o600); err != nil {
 			t.Fatal(err)
 		}

@@ -19,7 +19,8 @@ import (
 // Q: what a client can make the gateway hold, or do, for little of its own.
 func TestQ(t *testing.T) {
 	t.Parallel()
-	a := newArena(t, setup{secure: true, overTLS: true})
+	a := newArena(t, setup{secure: true, overTLS: true, routes: filesRoutes(t)})
+	rangeRow(a)
 
 	a.row("Q-20_clients_that_do_not_read", func(c *row) {
 		// An answer that its client takes nothing of lets go of the upstream after a
@@ -129,6 +130,36 @@ func TestQ(t *testing.T) {
 			},
 			"priorities": func(fr *http2.Framer, i uint32) error {
 				return fr.WritePriority(2*i+1, http2.PriorityParam{StreamDep: 2*i + 3, Weight: 1})
+			},
+			"windows of 0": func(fr *http2.Framer, i uint32) error { // each makes the server reset a stream that it works on
+				_ = fr.WriteHeaders(http2.HeadersFrameParam{StreamID: 2*i + 1, BlockFragment: head, EndHeaders: true, EndStream: true})
+				return fr.WriteRawFrame(http2.FrameWindowUpdate, 0, 2*i+1, make([]byte, 4))
+			},
+			"windows beyond 2^31": func(fr *http2.Framer, i uint32) error {
+				_ = fr.WriteHeaders(http2.HeadersFrameParam{StreamID: 2*i + 1, BlockFragment: head, EndHeaders: true, EndStream: true})
+				return fr.WriteWindowUpdate(2*i+1, 1<<31-1)
+			},
+			"data after the end": func(fr *http2.Framer, i uint32) error {
+				_ = fr.WriteHeaders(http2.HeadersFrameParam{StreamID: 2*i + 1, BlockFragment: head, EndHeaders: true, EndStream: true})
+				return fr.WriteData(2*i+1, false, []byte("x"))
+			},
+			"headers after the end": func(fr *http2.Framer, i uint32) error {
+				_ = fr.WriteHeaders(http2.HeadersFrameParam{StreamID: 2*i + 1, BlockFragment: head, EndHeaders: true, EndStream: true})
+				return fr.WriteHeaders(http2.HeadersFrameParam{StreamID: 2*i + 1, BlockFragment: head, EndHeaders: true, EndStream: true})
+			},
+			"streams of themselves": func(fr *http2.Framer, i uint32) error {
+				_ = fr.WriteHeaders(http2.HeadersFrameParam{StreamID: 2*i + 1, BlockFragment: head, EndHeaders: true, EndStream: true})
+				return fr.WritePriority(2*i+1, http2.PriorityParam{StreamDep: 2*i + 1})
+			},
+			"malformed requests": func(fr *http2.Framer, i uint32) error { // with a part of a path
+				return fr.WriteHeaders(http2.HeadersFrameParam{StreamID: 2*i + 1, BlockFragment: head[:1], EndHeaders: true, EndStream: true})
+			},
+			"unknown frames": func(fr *http2.Framer, i uint32) error { return fr.WriteRawFrame(0xee, 0xff, 2*i+1, make([]byte, 100)) },
+			"padding": func(fr *http2.Framer, i uint32) error {
+				if i == 0 {
+					_ = fr.WriteHeaders(http2.HeadersFrameParam{StreamID: 1, BlockFragment: head, EndHeaders: true})
+				}
+				return fr.WriteDataPadded(1, false, nil, make([]byte, 255))
 			},
 			"streams": func(fr *http2.Framer, i uint32) error {
 				return fr.WriteHeaders(http2.HeadersFrameParam{StreamID: 2*i + 1, BlockFragment: head, EndHeaders: true})

@@ -430,6 +430,40 @@ func TestI(t *testing.T) {
 		}
 		all.Wait()
 	})
+	a.row("I-22_last_request", func(c *row) {
+		// Where two readers may find two ends, nothing comes after (RFC 9112 section 6.1:
+		// the connection must be closed). Whoever stands in front may have passed on as a
+		// body what we would take for the next request.
+		const next = "GET /public/next HTTP/1.1\r\nHost: app.test\r\n\r\n"
+		for name, text := range map[string]string{
+			"both lengths":              open("Content-Length: 15\r\nTransfer-Encoding: chunked\r\n", "5\r\nhello\r\n0\r\n\r\n"),
+			"both lengths, the other":   open("Transfer-Encoding: chunked\r\nContent-Length: 15\r\n", "5\r\nhello\r\n0\r\n\r\n"),
+			"both, for nobody":          "POST /public/x HTTP/1.1\r\nHost: app.test\r\nContent-Length: 100\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
+			"both, of our own":          "POST /bff/token HTTP/1.1\r\nHost: app.test\r\nContent-Length: 100\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
+			"both, and refused":         "POST /nowhere//x HTTP/1.1\r\nHost: app.test\r\nContent-Length: 100\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
+			"both, for no host of ours": "POST /x HTTP/1.1\r\nHost: evil.test\r\nContent-Length: 100\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
+			"both, a GET":               "GET /public/x HTTP/1.1\r\nHost: app.test\r\nContent-Length: 5\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
+			"HTTP/1.0, chunked":         "POST /public/x HTTP/1.0\r\nHost: app.test\r\nConnection: keep-alive\r\nTransfer-Encoding: chunked\r\nContent-Length: 5\r\n\r\nhello",
+			"HTTP/1.0, a length alone":  "POST /public/x HTTP/1.0\r\nHost: app.test\r\nConnection: keep-alive\r\nContent-Length: 5\r\n\r\nhello",
+			"HTTP/1.0, no length":       "POST /public/x HTTP/1.0\r\nHost: app.test\r\nConnection: keep-alive\r\nTransfer-Encoding: chunked\r\n\r\n",
+		} {
+			x := c.send(text + next)
+			if x.finals() != 1 || !strings.Contains(string(x.got), "\r\nConnection: close\r\n") {
+				c.Errorf("%s: %d answers, %q", name, x.finals(), x.got)
+			}
+		}
+		for _, r := range c.arrived() {
+			if r.target == "/public/next" {
+				c.Errorf("the upstream got what came after: %q", r.head)
+			}
+		}
+		// One length is one end: the connection goes on.
+		for _, text := range []string{open("Content-Length: 5\r\n", "hello"), "GET /public/x HTTP/1.1\r\nHost: app.test\r\n\r\n", "GET /public/x HTTP/1.0\r\nHost: app.test\r\nConnection: keep-alive\r\n\r\n"} {
+			if x := c.send(text + next); x.finals() != 2 {
+				c.Errorf("%.60q: %d answers", text, x.finals())
+			}
+		}
+	})
 	a.row("I-13_slow_header", func(c *row) {
 		// A header that never ends is given up, and costs nobody else anything.
 		start := time.Now()

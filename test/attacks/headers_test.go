@@ -377,6 +377,38 @@ func TestG(t *testing.T) {
 			}
 		}
 	})
+	a.row("G-23_http2_two_readings", func(c *row) {
+		// What HTTP/1.1 can't say, or net/http lets pass (RFC 9113 sections 8.1.1, 8.3.1).
+		with := func(more ...field) []field { return fields("GET", "/public/x", more...) }
+		for name, head := range map[string][]field{
+			"another host":             with(field{"host", "evil.test"}),
+			"two hosts":                with(field{"host", "app.test"}, field{"host", "app.test"}),
+			"hosts without authority":  {{":method", "GET"}, {":scheme", "https"}, {":path", "/public/x"}, {"host", "app.test"}, {"host", "evil.test"}},
+			"a length and no body":     with(field{"content-length", "5"}),
+			"a length beyond counting": with(field{"content-length", "99999999999999999999"}),
+		} {
+			if s := c.http2(head).status(); s != 400 && s != 421 && s != 0 {
+				c.Errorf("%s: %d", name, s)
+			}
+		}
+		for _, length := range []string{"99999999999999999999", "18446744073709551615", "9223372036854775808"} {
+			if s := c.http2(fields("POST", "/public/x", field{"content-length", length}), "hello").status(); s != 400 && s != 0 {
+				c.Errorf("a length of %s: %d", length, s)
+			}
+		}
+		c.untouched()
+		for name, head := range map[string][]field{
+			"the same host": with(field{"host", "app.test"}), "length 0": with(field{"content-length", "0"}),
+			"host alone": {{":method", "GET"}, {":scheme", "https"}, {":path", "/public/x"}, {"host", "app.test"}},
+		} {
+			if s := c.http2(head).status(); s != 200 {
+				c.Errorf("%s: %d", name, s)
+			}
+		}
+		if s := c.http2(fields("POST", "/public/x", field{"content-length", "5"}), "hello").status(); s != 200 {
+			c.Errorf("a length that is so: %d", s)
+		}
+	})
 	a.row("G-15_early_data", func(c *row) {
 		c.want(c.send(post("/app/x", "x", fetched, a.cookie("alice"), "Early-Data: 1\r\n")), http.StatusOK, "")
 		for _, r := range c.arrived() {

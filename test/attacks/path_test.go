@@ -13,7 +13,8 @@ import (
 // decoder what it meant to the gateway (GO4).
 func TestH(t *testing.T) {
 	t.Parallel()
-	a := newArena(t, setup{secure: true})
+	a := newArena(t, setup{secure: true, routes: filesRoutes(t)})
+	fileRows(a)
 
 	// 400, for anybody, with or without a cookie.
 	for _, section := range []struct {

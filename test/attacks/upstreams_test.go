@@ -2,12 +2,14 @@ package attacks
 
 import (
 	"bufio"
+	"bytes"
 	"fmt"
 	"io"
 	"net"
 	"net/http"
 	"net/url"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -18,7 +20,7 @@ import (
 // R: what an upstream may do to the people behind the gateway.
 func TestR(t *testing.T) {
 	t.Parallel()
-	a := newArena(t, setup{secure: true, overTLS: true})
+	a := newArena(t, setup{secure: true, overTLS: true, soon: true})
 	closed, _ := net.Listen("tcp", "127.0.0.1:0")
 	closed.Close()
 
@@ -208,6 +210,88 @@ func TestR(t *testing.T) {
 			if x := c.send(get("/app/x?do=bad", fetched, a.cookie("alice"))); x.status() != http.StatusBadGateway || x.final().code() != "upstream_unreachable" {
 				c.Errorf("%s: %v", name, x)
 			}
+		}
+	})
+	a.row("R-23_slow", func(c *row) {
+		// Neither an upstream that dribbles, nor a client that doesn't send what the
+		// upstream waits for, holds a request for longer than the route allows.
+		drip := func(text string, every time.Duration) func(*served) bool {
+			return func(s *served) bool {
+				for end := time.Now().Add(patience); time.Now().Before(end); time.Sleep(every) {
+					if _, err := io.WriteString(s.conn, text); err != nil {
+						break
+					}
+				}
+				return false
+			}
+		}
+		for _, up := range []*upstream{c.up, c.tls} {
+			up.teach("silent", func(s *served) bool { _, _ = io.Copy(io.Discard, s.in); return false })
+			up.teach("hints", drip("HTTP/1.1 103 Early Hints\r\nLink: </x>\r\n\r\n", 200*time.Millisecond))
+			up.teach("dribble", func(s *served) bool {
+				io.WriteString(s.conn, "HTTP/1.1 200 OK\r\n")
+				return drip("X: y\r\n", 100*time.Millisecond)(s)
+			})
+		}
+		var all sync.WaitGroup
+		for _, target := range []string{"/soon/x", "/soon-tls/x"} {
+			for _, do := range []string{"silent", "hints", "dribble"} {
+				all.Go(func() {
+					start := time.Now()
+					x := c.send(get(target+"?do="+do, fetched, a.cookie("alice")))
+					if got := x.final(); x.status() != http.StatusGatewayTimeout && x.status() != http.StatusBadGateway || got.code() == "" || time.Since(start) > 6*time.Second {
+						c.Errorf("%s, %s: %v after %v", target, do, x, time.Since(start))
+					}
+				})
+			}
+			for _, lines := range []string{"Content-Length: 1000\r\n\r\nabc", "Transfer-Encoding: chunked\r\n\r\n5\r\nhel"} {
+				all.Go(func() {
+					start := time.Now()
+					x := c.send("POST " + target + " HTTP/1.1\r\nHost: app.test\r\nConnection: close\r\n" + fetched + a.cookie("alice") + lines)
+					if s := x.status(); s < 400 || time.Since(start) > 9*time.Second {
+						c.Errorf("%s, %q: %v after %v", target, lines, x, time.Since(start))
+					}
+				})
+			}
+		}
+		all.Wait()
+	})
+	a.row("R-24_named_by_connection", func(c *row) {
+		// What an upstream says about its own connection goes no further, and takes along
+		// nothing that the gateway says.
+		c.up.teach("named", wire("HTTP/1.1 200 OK\r\nConnection: X-Note, Cache-Control, Set-Cookie, Content-Type, Strict-Transport-Security, Content-Length, Date\r\nX-Note: "+spoof+"\r\nKeep-Alive: timeout=1\r\nProxy-Connection: close\r\n"+
+			"Upgrade: h2,h2c\r\nProxy-Authenticate: Basic\r\nTE: trailers\r\nCache-Control: public\r\nContent-Type: text/html\r\nContent-Length: 2\r\n\r\nok", true))
+		for _, target := range []string{"/app/x", "/public/x"} {
+			x := c.send("GET " + target + "?do=named HTTP/1.1\r\nHost: app.test\r\n" + fetched + a.cookie("alice") + "\r\n")
+			c.want(x, http.StatusOK, "")
+			for _, name := range []string{"Keep-Alive", "Proxy-Connection", "Upgrade", "Proxy-Authenticate", "Te", "X-Note", "Connection"} {
+				if strings.Contains(strings.ToLower(string(x.got)), "\r\n"+strings.ToLower(name)+":") {
+					c.Errorf("%s: %s passes: %q", target, name, x.got)
+				}
+			}
+			if string(x.final().Body) != "ok" || x.final().Cut {
+				c.Errorf("%q", x.got)
+			}
+			if cc := x.final().Header.Get("Cache-Control"); target == "/app/x" && cc != "private" && cc != "no-store" {
+				c.Errorf("Cache-Control is %q", cc)
+			}
+		}
+	})
+	a.row("R-25_tiny_chunks", func(c *row) {
+		// 10^5 chunks of one byte pass; as many that are mostly extensions don't.
+		before := a.usage().cpu
+		c.up.teach("tiny", wire("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n"+strings.Repeat("1\r\nx\r\n", 100_000)+"0\r\n\r\n", false))
+		if x := c.send(get("/app/x?do=tiny", fetched, a.cookie("alice"))); x.status() != http.StatusOK || len(x.final().Body) != 100_000 || x.final().Cut {
+			c.Errorf("%d bytes", len(x.final().Body))
+		}
+		body := strings.Repeat("1\r\nx\r\n", 100_000) + "0\r\n\r\n"
+		c.want(c.send("POST /app/x HTTP/1.1\r\nHost: app.test\r\nConnection: close\r\n"+fetched+a.cookie("alice")+"Transfer-Encoding: chunked\r\n\r\n"+body), http.StatusOK, "")
+		if spent := a.usage().cpu - before; spent > 6 { // with the race detector
+			c.Errorf("%.1f s of CPU", spent)
+		}
+		c.up.teach("padded", wire("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n"+strings.Repeat("1;"+strings.Repeat("e", 200)+"\r\nx\r\n", 10_000)+"0\r\n\r\n", false))
+		if x := c.send(get("/app/x?do=padded", fetched, a.cookie("alice"))); x.status() == http.StatusOK && !x.final().Cut {
+			c.Error("2 MB of extensions pass")
 		}
 	})
 	a.row("R-07_sent_once", func(c *row) {
@@ -509,6 +593,73 @@ func TestJ(t *testing.T) {
 		for _, r := range c.arrived() {
 			if len(r.values("Upgrade")) > 0 && !strings.Contains(r.target, "do=") {
 				c.Errorf("the upstream got %q", r.head)
+			}
+		}
+	})
+	a.row("J-20_frames", func(c *row) {
+		// What is no frame (RFC 6455 section 5.2) ends the WebSocket, and goes no further.
+		const evil = "evil-frame"
+		var mu sync.Mutex
+		var passed bytes.Buffer
+		c.up.teach("ws-kept", func(s *served) bool {
+			io.WriteString(s.conn, accepted+"\r\n")
+			b := make([]byte, 4096)
+			for {
+				n, err := s.in.Read(b)
+				mu.Lock()
+				passed.Write(b[:n])
+				mu.Unlock()
+				if err != nil {
+					return false
+				}
+			}
+		})
+		mask := "\x00\x00\x00\x00" // leaves the payload as it is
+		for name, test := range map[string]struct {
+			frame string
+			ok    bool
+		}{
+			"a text": {"\x81\x8a" + mask + "good-frame", true}, "a ping": {"\x89\x8a" + mask + "good-frame", true},
+			"a message in two, a ping between": {"\x01\x80" + mask + "\x89\x80" + mask + "\x80\x8a" + mask + "good-frame", true},
+			"unmasked":                         {"\x81\x0a" + evil, false}, "RSV1": {"\xc1\x8a" + mask + evil, false}, "RSV2": {"\xa1\x8a" + mask + evil, false}, "RSV3": {"\x91\x8a" + mask + evil, false},
+			"opcode 3": {"\x83\x8a" + mask + evil, false}, "opcode 11": {"\x8b\x8a" + mask + evil, false}, "half a ping": {"\x09\x8a" + mask + evil, false}, "half a close": {"\x08\x8a" + mask + evil, false},
+			"a long ping": {"\x89\xfe\x00\x8a" + mask + evil, false}, "a long close": {"\x88\xfe\x00\x8a" + mask + evil, false}, "a length of 2^63": {"\x82\xff\x80\x00\x00\x00\x00\x00\x00\x00" + mask + evil, false},
+			"a length written long": {"\x82\xfe\x00\x0a" + mask + evil, false}, "a length written longer": {"\x82\xff\x00\x00\x00\x00\x00\x00\x00\x0a" + mask + evil, false},
+			"the rest of nothing": {"\x80\x8a" + mask + evil, false}, "a message within one": {"\x01\x80" + mask + "\x81\x8a" + mask + evil, false},
+			"an HTTP request": {"GET /public/smuggled HTTP/1.1\r\nHost: " + evil + "\r\n\r\n", false},
+		} {
+			mu.Lock()
+			passed.Reset()
+			mu.Unlock()
+			x := c.send(handshake("/app/x?do=ws-kept", "Origin: https://app.test\r\n", a.cookie("alice")) + test.frame)
+			c.want(x, http.StatusSwitchingProtocols, "")
+			if closed := strings.HasPrefix(string(x.final().Body), "\x88") && strings.Contains(string(x.final().Body), "\x03\xea"); closed == test.ok { // 1002
+				c.Errorf("%s: answered with %q", name, x.final().Body)
+			}
+			mu.Lock()
+			if strings.Contains(passed.String(), evil) || test.ok != strings.Contains(passed.String(), "good-frame") {
+				c.Errorf("%s: the upstream got %q", name, passed.String())
+			}
+			mu.Unlock()
+		}
+		for _, r := range c.arrived() {
+			if r.target == "/public/smuggled" {
+				c.Errorf("smuggled: %q", r.head)
+			}
+		}
+	})
+	a.row("J-21_refused_handshakes", func(c *row) {
+		// A handshake that the upstream refuses is a request like any other: what comes
+		// behind it is the next one, and none of the upstream's.
+		c.up.teach("refuses", wire("HTTP/1.1 426 Upgrade Required\r\nSec-WebSocket-Version: 13\r\nContent-Length: 2\r\n\r\nno", true))
+		for _, lines := range []string{"", "Sec-WebSocket-Version: 777\r\n", "Sec-WebSocket-Key: x\r\n", "Sec-WebSocket-Extensions: permessage-deflate; server_max_window_bits=99\r\n", "Sec-WebSocket-Protocol: " + strings.Repeat("a,", 1000) + "b\r\n"} {
+			mark := c.up.mark()
+			x := c.send(handshake("/app/x?do=refuses", lines, "Origin: https://app.test\r\n", a.cookie("alice")) + "GET /app/admin/secret HTTP/1.1\r\nHost: app.test\r\n\r\n")
+			if x.finals() != 2 || x.answers[0].Status != 426 || x.answers[1].Status != http.StatusForbidden {
+				c.Errorf("%q: %q", lines, x.got)
+			}
+			if n := len(c.up.since(mark)); n != 1 {
+				c.Errorf("%q: the upstream got %d requests", lines, n)
 			}
 		}
 	})
