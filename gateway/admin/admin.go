@@ -11,6 +11,12 @@
 // They need no token. Their bodies are one word each and hold no address, no
 // error and no secret; what is wrong is in the log.
 //
+//	GET /          the console: what follows, for people
+//
+// It is a page without data, so it needs no token either: the token is typed in,
+// kept in a variable of the page, and sent with each call. It asks for the Host
+// as the calls do.
+//
 //	GET  /admin/sessions?sub=…&app=…   a subject's live sessions, of one app or of all
 //	GET  /admin/sessions?sid=…         one session, live or ended
 //	POST /admin/sessions/end           {"sid"}, {"sub","app"} or {"app"}; "reason" for
@@ -40,22 +46,22 @@ import (
 
 // New returns the handler of the operators' listener.
 func New(h *Health, metrics prometheus.Gatherer, api *API) http.Handler {
-	mux := http.NewServeMux()
-	mux.HandleFunc("/healthz", func(w http.ResponseWriter, _ *http.Request) { say(w, http.StatusOK, "ok") })
-	mux.HandleFunc("/readyz", func(w http.ResponseWriter, _ *http.Request) {
+	pages := consolePages(api)
+	pages["/healthz"] = func(w http.ResponseWriter, _ *http.Request) { say(w, http.StatusOK, "ok") }
+	pages["/readyz"] = func(w http.ResponseWriter, _ *http.Request) {
 		state := h.State()
 		if state == "ready" {
 			say(w, http.StatusOK, state)
 		} else {
 			say(w, http.StatusServiceUnavailable, state)
 		}
-	})
-	mux.Handle("/metrics", promhttp.HandlerFor(metrics, promhttp.HandlerOpts{
+	}
+	pages["/metrics"] = promhttp.HandlerFor(metrics, promhttp.HandlerOpts{
 		// A scrape takes memory and time; two monitoring systems are plenty.
 		MaxRequestsInFlight: 4,
 		// One broken collector must not blind an operator to all others.
 		ErrorHandling: promhttp.ContinueOnError,
-	}))
+	}).ServeHTTP
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		header := w.Header()
 		header.Set("Cache-Control", "no-store")
@@ -65,16 +71,16 @@ func New(h *Health, metrics prometheus.Gatherer, api *API) http.Handler {
 			api.ServeHTTP(w, r)
 			return
 		}
-		if r.Method != http.MethodGet && r.Method != http.MethodHead {
+		page, known := pages[r.URL.Path]
+		switch {
+		case !known:
+			(&problem{code: codeNotFound}).write(w)
+		case r.Method != http.MethodGet && r.Method != http.MethodHead:
 			header.Set("Allow", "GET, HEAD")
-			say(w, http.StatusMethodNotAllowed, "method_not_allowed")
-			return
+			(&problem{code: codeMethodNotAllowed}).write(w)
+		default:
+			page(w, r)
 		}
-		if _, pattern := mux.Handler(r); pattern == "" {
-			say(w, http.StatusNotFound, "not_found")
-			return
-		}
-		mux.ServeHTTP(w, r)
 	})
 }
 

@@ -120,7 +120,7 @@ func (a *API) handle(w http.ResponseWriter, r *http.Request, c *call) (any, erro
 		return nil, &problem{code: codeUnauthorized, detail: "send the token as Authorization: Bearer"}
 	}
 	if !a.ownHost(r) {
-		return nil, &problem{code: codeUnknownHost, detail: "the Host is not this listener's address"}
+		return nil, unknownHost
 	}
 	if what := foreign(r); what != "" {
 		return nil, &problem{code: codeCrossOriginBlocked, detail: what}

@@ -61,6 +61,8 @@ func (p *problem) Error() string { return string(p.code) + ": " + p.detail }
 
 func (p *problem) status() int { return codes[p.code].status }
 
+var unknownHost = &problem{code: codeUnknownHost, detail: "the Host is not this listener's address"}
+
 func invalid(detail string) error { return &problem{code: codeInvalidRequest, detail: detail} }
 
 // explain finds the problem in an error: the one place where errors become
