@@ -15,7 +15,8 @@ import (
 // appName may stand in keys of Redis, in labels of metrics and in derivations.
 var appName = regexp.MustCompile(`^[a-z0-9][a-z0-9-]{0,31}$`)
 
-func (l *loader) apps(v value) []App {
+// apps reads the apps. proxies tells that there are trusted ones.
+func (l *loader) apps(v value, proxies bool) []App {
 	if !v.require("") {
 		return nil
 	}
@@ -27,7 +28,7 @@ func (l *loader) apps(v value) []App {
 	names, hosts := map[string]string{}, map[string]string{}
 	for _, e := range list {
 		o := e.object()
-		a := l.app(o)
+		a := l.app(o, proxies)
 		if first := names[a.Name]; first != "" {
 			o.get("name").problem("is the name of %s too", first)
 		} else if a.Name != "" {
@@ -49,7 +50,7 @@ func (l *loader) apps(v value) []App {
 	return out
 }
 
-func (l *loader) app(o *object) App {
+func (l *loader) app(o *object, proxies bool) App {
 	var a App
 	if s, ok := o.get("name").needed(); ok {
 		if !appName.MatchString(s) {
@@ -67,6 +68,7 @@ func (l *loader) app(o *object) App {
 	}
 	a.Pages = l.pages(o.get("pages"))
 	a.Routes = l.routes(o.get("routes"))
+	a.ForwardAuth = forwardAuth(o.get("forward_auth").object(), a.Routes, o.get("routes"), proxies)
 
 	// What may be said of the session depends on the token, and that on what the
 	// routes accept.
@@ -120,6 +122,32 @@ func hsts(v value, origin *url.URL) HSTS {
 		return HSTS{}
 	}
 	return h
+}
+
+// headerText can stand in a header in one way.
+var headerText = regexp.MustCompile(`^[\x21-\x7E]+$`)
+
+// forwardAuth is what another proxy shows that asks about routes.
+func forwardAuth(o *object, routes []Route, at value, proxies bool) Secret {
+	defer o.done()
+	v := o.get("secret")
+	asks := slices.ContainsFunc(routes, func(r Route) bool { return r.ForwardAuth })
+	switch {
+	case !v.set() && asks:
+		at.problem("has one with forward_auth: that needs forward_auth.secret beside the routes")
+	case !v.set():
+	case !asks:
+		v.problem("has no effect without a route with forward_auth")
+	case !proxies:
+		v.problem("has no effect without trusted_proxies, which alone may show it")
+	}
+	s, ok := v.secret("forward_auth")
+	if wrong := weakSecret(string(s)); ok && wrong != "" {
+		v.problem("%s", wrong)
+	} else if ok && !headerText.MatchString(string(s)) {
+		v.problem("must be visible ASCII without spaces: it stands in a header")
+	}
+	return s
 }
 
 var hostName = regexp.MustCompile(`^([a-z0-9]([a-z0-9-]*[a-z0-9])?\.)*[a-z0-9]([a-z0-9-]*[a-z0-9])?$`)

@@ -166,7 +166,7 @@ func TestSettings(t *testing.T) {
 		{"V-04 upstream file", "http://api.internal:8080", "file:///etc/passwd", "must be an http or https URL"},
 		{"V-04 upstream with an underscore", "http://api.internal:8080", "http://my_api:8080/base", ""},
 		{"V-04 upstream and files", aRoute, `{path: /, upstream: "http://a", files: /}`, "can't stand beside upstream: a route leads to one of them"},
-		{"V-04 neither", aRoute, `{path: /}`, "needs an upstream, files or a dev_server"},
+		{"V-04 neither", aRoute, `{path: /}`, "needs an upstream, files, a dev_server or forward_auth"},
 		{"V-04 strip_prefix is no prefix", aRoute, `{path: /api/, upstream: "http://a", strip_prefix: /ap}`, "must be the route's path or whole segments at its start"},
 		{"V-04 strip_prefix", aRoute, `{path: /api/v1/, upstream: "http://a", strip_prefix: /api}`, ""},
 		{"V-04 strip_prefix all", aRoute, `{path: /api, upstream: "http://a", strip_prefix: /api}`, ""},

@@ -136,6 +136,8 @@ type App struct {
 	HSTS HSTS
 	// UserClaims are the claims that /bff/user shows.
 	UserClaims []string
+	// ForwardAuth is what another proxy shows at /bff/auth; empty: none may ask.
+	ForwardAuth Secret
 	// Pages are templates that nobody has parsed yet, by file name. Nil: the app
 	// has none of its own.
 	Pages  map[string]string
@@ -203,13 +205,15 @@ type Token struct {
 	Claims      []string // copied into the token
 }
 
-// Route leads a path prefix to an upstream, to files, or to a development server.
-// Exactly one of Upstream and Files is set.
+// Route leads a path prefix to an upstream, to files, or to a development server, or
+// says of one that another proxy serves who may. Exactly one of Upstream, Files and
+// ForwardAuth is set.
 type Route struct {
 	Path        string // begins with "/"; matches whole segments
 	Upstream    *Upstream
 	DevServer   bool   // Upstream is a front end's development server
 	Files       string // a directory, absolute
+	ForwardAuth bool   // another proxy serves it
 	StripPrefix string // empty: nothing
 	// Of an Upstream alone: how long until its answer begins; how long until it
 	// has ended, 0: any time; how many requests at once, 0: any number.
@@ -218,7 +222,7 @@ type Route struct {
 	MaxConcurrent int
 	MaxHeader     int   // of a request, in bytes; 0: any size
 	MaxBody       int64 // the same
-	// Headers are made from claims, for an Upstream.
+	// Headers are made from claims, for an Upstream or another proxy's.
 	Headers []Header
 	Kind    string   // "api" or "page"
 	Auth    string   // "required", "optional" or "none"

@@ -50,7 +50,7 @@ func (l *loader) config(c *Config, root value) {
 
 	c.Tracing = l.tracing(top.get("tracing").object())
 
-	c.Apps = l.apps(top.get("apps"))
+	c.Apps = l.apps(top.get("apps"), len(c.TrustedProxies) > 0)
 	top.done()
 	l.reused()
 }

@@ -41,10 +41,10 @@ func clash(a, b Route) bool {
 func (l *loader) route(o *object) Route {
 	var r Route
 	r.Path = routePath(o.get("path"))
-	upstream, files, dev := o.get("upstream"), o.get("files"), o.get("dev_server")
+	upstream, files, dev, elsewhere := o.get("upstream"), o.get("files"), o.get("dev_server"), o.get("forward_auth")
 	timeout, token, connection := o.get("timeout"), o.get("token"), o.get("connection")
 	deadline, concurrent, headersOf := o.get("deadline"), o.get("max_concurrent"), o.get("headers")
-	leadsTo(o, upstream, files, dev)
+	leadsTo(o, upstream, files, dev, elsewhere)
 	kind, auth, tok := "api", "required", "session"
 	switch {
 	case files.set():
@@ -74,6 +74,15 @@ func (l *loader) route(o *object) Route {
 		for _, v := range []value{deadline, concurrent, connection, headersOf} {
 			if v.set() {
 				v.problem("is for an upstream")
+			}
+		}
+	case elsewhere.set():
+		if r.ForwardAuth = elsewhere.boolean(true); !r.ForwardAuth {
+			elsewhere.problem("must be true, or left out")
+		}
+		for _, v := range []value{timeout, deadline, concurrent, connection, o.get("max_header"), o.get("max_body"), o.get("strip_prefix")} {
+			if v.set() {
+				v.problem("is for requests that pass through here")
 			}
 		}
 	default:
@@ -127,7 +136,7 @@ func leadsTo(o *object, places ...value) {
 		}
 	}
 	if first == "" && !o.broken {
-		o.problem("needs an upstream, files or a dev_server")
+		o.problem("needs an upstream, files, a dev_server or forward_auth")
 	}
 }
 

@@ -115,7 +115,10 @@ func reported(cfg *config.Config) []appReport {
 
 // target is where a route leads.
 func target(r config.Route) string {
-	if r.Upstream == nil {
+	switch {
+	case r.ForwardAuth:
+		return "another proxy, which asks at /bff/auth"
+	case r.Upstream == nil:
 		return r.Files
 	}
 	var all []string

@@ -160,6 +160,7 @@ func (s *service) swap(cfg *config.Config, log *slog.Logger) (err error) {
 			UserClaims:    a.UserClaims,
 			Token:         gateway.TokenMode(a.Token.Mode),
 			Mint:          issuers[i],
+			ForwardAuth:   gateway.AuthSecret(a.ForwardAuth),
 			Audience:      a.Token.Audience,
 			AfterLogout:   a.Session.AfterLogout,
 			ClearSiteData: a.Session.ClearSiteData,
@@ -283,14 +284,18 @@ func (s *service) newRoute(cfg *config.Config, a config.App, r config.Route, poo
 	case "none":
 		out.Auth = gateway.AuthNone
 	}
+	for _, h := range r.Headers {
+		out.Headers = append(out.Headers, gateway.ClaimHeader{Name: h.Name, Claim: h.Claim})
+	}
+	if r.ForwardAuth {
+		out.ForwardAuth = true
+		return out, nil
+	}
 	var err error
 	if r.Upstream == nil {
 		out.StripPrefix = r.StripPrefix
 		out.Files, err = web.OpenFiles(r.Files, web.FilesOptions{Private: r.Auth != "none"})
 		return out, err
-	}
-	for _, h := range r.Headers {
-		out.Headers = append(out.Headers, gateway.ClaimHeader{Name: h.Name, Claim: h.Claim})
 	}
 	out.Deadline, out.MaxConcurrent = r.Deadline, r.MaxConcurrent
 	if r.DevServer {
