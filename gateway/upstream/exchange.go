@@ -175,9 +175,9 @@ func printable(s string) bool {
 	return s != ""
 }
 
-// safe reports whether the request may be sent twice (RFC 9110 section 9.2.1).
+// safe reports whether the request may be sent twice.
 func (x *Exchange) safe() bool {
-	return x.Body == nil && (x.Method == http.MethodGet || x.Method == http.MethodHead || x.Method == http.MethodOptions)
+	return x.Body == nil && safe(x.Method)
 }
 
 // isClosed reports whether err is what a connection says that the other side

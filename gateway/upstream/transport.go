@@ -8,7 +8,6 @@ import (
 	"net"
 	"net/http"
 	"net/http/httptrace"
-	"runtime"
 	"sync/atomic"
 	"time"
 )
@@ -66,10 +65,11 @@ func (p *Pool) roundTrip(r *http.Request) (res *http.Response, err error) {
 	var tried []*address
 	for {
 		a := p.pick(tried)
-		// Each has a trace of its own: the hooks that r has are written into it.
-		out := r.WithContext(httptrace.WithClientTrace(r.Context(), &httptrace.ClientTrace{GotConn: settled}))
 		u := *r.URL
 		u.Scheme, u.Host = a.url.Scheme, a.url.Host
+		ctx, cancel := context.WithCancel(r.Context())
+		y := &attempt{h2c: p.o.Protocol == protocolH2C, cancel: cancel, safe: body == nil && safe(r.Method)}
+		out := r.WithContext(httptrace.WithClientTrace(ctx, y.trace()))
 		out.URL = &u
 		if body != nil {
 			out.Body = body
@@ -79,16 +79,19 @@ func (p *Pool) roundTrip(r *http.Request) (res *http.Response, err error) {
 		if err == nil {
 			a.succeed()
 			res.Request = r
-			res.Body = endOf(res.Body, a)
+			res.Body = endOf(res.Body, a, cancel)
 			return res, nil
 		}
 		a.end()
-		if r.Context().Err() != nil || body != nil && body.failed.Load() {
+		cancel()
+		if y.spent {
+			err = errGivenBack
+		}
+		if r.Context().Err() != nil || body != nil && body.failed.Load() || !y.wanted {
 			return nil, err // by no fault of the address
 		}
-		unopened := isDial(err)
-		a.fail(err, unopened)
-		if tried = append(tried, a); unopened && len(tried) < len(p.addresses) {
+		a.fail(err, isDial(err))
+		if tried = append(tried, a); !y.got && len(tried) < len(p.addresses) {
 			continue
 		}
 		return nil, err
@@ -135,37 +138,6 @@ func (c *observed) CloseWrite() error {
 	return errors.ErrUnsupported
 }
 
-// settled keeps what an upstream has sent beyond one answer from being the
-// next user's. net/http offers an HTTP/1.1 connection for use again, and only
-// then looks whether something is left in its buffers: who takes it in between is
-// answered with that. Once it waits for more, there is nothing left; if there is
-// something, it closes the connection, and the request goes over another.
-func settled(info httptrace.GotConnInfo) {
-	if !info.Reused {
-		return
-	}
-	under := info.Conn
-	if c, ok := under.(*tls.Conn); ok {
-		if c.ConnectionState().NegotiatedProtocol == "h2" {
-			return
-		}
-		under = c.NetConn()
-	}
-	c, ok := under.(*observed)
-	if !ok {
-		return
-	}
-	for end := time.Now().Add(settleTimeout); !c.waiting.Load() && !c.closed.Load(); runtime.Gosched() {
-		if time.Now().After(end) {
-			c.Close() // better no answer than another's
-			return
-		}
-	}
-}
-
-// settleTimeout is far above what it takes net/http to look into a buffer.
-const settleTimeout = time.Second
-
 // isDial reports whether err means that no connection was opened.
 func isDial(err error) bool {
 	op, ok := errors.AsType[*net.OpError](err)
@@ -190,8 +162,8 @@ func (*keptOpen) Close() error { return nil }
 
 // endOf counts the request as under way until its body is closed. A body that
 // can be written to, that of a 101, stays one.
-func endOf(body io.ReadCloser, a *address) io.ReadCloser {
-	counted := &countedBody{ReadCloser: body, a: a}
+func endOf(body io.ReadCloser, a *address, cancel func()) io.ReadCloser {
+	counted := &countedBody{ReadCloser: body, a: a, cancel: cancel}
 	if w, ok := body.(io.ReadWriteCloser); ok {
 		return &struct {
 			*countedBody
@@ -203,13 +175,15 @@ func endOf(body io.ReadCloser, a *address) io.ReadCloser {
 
 type countedBody struct {
 	io.ReadCloser
-	a *address
+	a      *address
+	cancel func()
 }
 
 func (b *countedBody) Close() error {
 	if a := b.a; a != nil {
 		b.a = nil
 		a.end()
+		defer b.cancel()
 	}
 	return b.ReadCloser.Close()
 }

@@ -4,10 +4,12 @@ import (
 	"context"
 	"crypto/tls"
 	"io"
+	"net"
 	"net/http"
 	"net/http/httptest"
 	"net/http/httptrace"
 	"net/url"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -51,5 +53,72 @@ func TestRequestsDoNotShareTheirTraces(t *testing.T) {
 		if got := told[n].Load(); got != 1 {
 			t.Errorf("request %d was told of %d connections", n, got)
 		}
+	}
+}
+
+// Where TLS can't be agreed on, nothing was sent: any request may go elsewhere.
+func TestFailedHandshakeCostsNobodyAnAnswer(t *testing.T) {
+	srv := httptest.NewTLSServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { io.Copy(w, r.Body) }))
+	defer srv.Close()
+	good, err := url.Parse(srv.URL)
+	if err != nil {
+		t.Fatal(err)
+	}
+	bad, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	var tried atomic.Int64
+	var all sync.WaitGroup
+	defer all.Wait()
+	defer bad.Close()
+	all.Go(func() {
+		for {
+			c, err := bad.Accept()
+			if err != nil {
+				return
+			}
+			tried.Add(1)
+			c.Close()
+		}
+	})
+	roots := srv.Client().Transport.(*http.Transport).TLSClientConfig.RootCAs
+	pool, err := New(Options{Targets: []*url.URL{{Scheme: "https", Host: bad.Addr().String()}, good}, TLS: &tls.Config{RootCAs: roots, MinVersion: tls.VersionTLS12}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer pool.Close()
+	for range 20 {
+		r, err := http.NewRequest(http.MethodPost, srv.URL, io.NopCloser(strings.NewReader("body")))
+		if err != nil {
+			t.Fatal(err)
+		}
+		res, err := pool.RoundTrip(r)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if b, err := io.ReadAll(res.Body); string(b) != "body" || err != nil {
+			t.Errorf("%q, %v", b, err)
+		}
+		res.Body.Close()
+	}
+	if tried.Load() == 0 {
+		t.Error("nobody has tried the other address")
+	}
+}
+
+// A request that net/http doesn't like says nothing about an address.
+func TestUnusableRequestIsNoFailure(t *testing.T) {
+	pool, err := New(Options{Targets: []*url.URL{{Scheme: "https", Host: refusing(t)}}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	r, err := http.NewRequest(http.MethodPost, "https://u/", http.NoBody)
+	if err != nil {
+		t.Fatal(err)
+	}
+	r.Header["A b"] = []string{"c"}
+	if _, err := pool.RoundTrip(r); err == nil || pool.addresses[0].failing.Load() {
+		t.Errorf("%v; want an error that nobody counts", err)
 	}
 }
