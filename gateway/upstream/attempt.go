@@ -1,0 +1,101 @@
+package upstream
+
+import (
+	"crypto/tls"
+	"errors"
+	"net/http"
+	"net/http/httptrace"
+	"runtime"
+	"sync/atomic"
+	"time"
+)
+
+// errGivenBack is the error for a request that the upstream says to have done nothing
+// with, over HTTP/2.
+var errGivenBack = errors.New("refused by the upstream, and not to be sent again")
+
+// attempt is one RoundTrip of net/http's, as its hooks tell: it may take several
+// connections to it.
+type attempt struct {
+	h2c    bool
+	safe   bool   // it may be sent once more
+	cancel func() // the request
+
+	// Of RoundTrip's goroutine.
+	wanted bool // a connection: nothing was wrong with the request
+	got    bool // one
+	http2  bool // which speaks that
+	spent  bool // it was sent as often as it may be
+
+	sent atomic.Int32 // how often, over HTTP/2
+}
+
+// trace tells y alone.
+func (y *attempt) trace() *httptrace.ClientTrace {
+	return &httptrace.ClientTrace{
+		GetConn:      func(string) { y.wanted = true },
+		GotConn:      y.gotConn,
+		WroteHeaders: func() { y.sent.Add(1) },
+	}
+}
+
+// gotConn comes before the request is sent, and before each time that it is sent
+// again. Over HTTP/1.1 net/http keeps to what [Pool.Do] keeps to. Over HTTP/2 it
+// sends what has no body up to eight times, when the stream is reset by
+// REFUSED_STREAM or by PROTOCOL_ERROR, or the connection goes away: it takes the
+// upstream's word that it did nothing, and in the second case not even that. A
+// request that is cancelled here is not sent.
+func (y *attempt) gotConn(info httptrace.GotConnInfo) {
+	most := int32(0)
+	if y.safe {
+		most = 1
+	}
+	if y.http2 && y.sent.Load() > most {
+		y.spent = true
+		y.cancel()
+	}
+	y.got = true
+	if c, ok := info.Conn.(*tls.Conn); y.h2c || ok && c.ConnectionState().NegotiatedProtocol == "h2" {
+		y.http2 = true
+		return
+	}
+	if y.spent {
+		info.Conn.Close()
+		return
+	}
+	settled(info)
+}
+
+// safe reports whether a request of this method may be sent twice (RFC 9110 section
+// 9.2.1).
+func safe(method string) bool {
+	return method == http.MethodGet || method == http.MethodHead || method == http.MethodOptions
+}
+
+// settled keeps what an upstream has sent beyond one answer from being the
+// next user's. net/http offers an HTTP/1.1 connection for use again, and only
+// then looks whether something is left in its buffers: who takes it in between is
+// answered with that. Once it waits for more, there is nothing left; if there is
+// something, it closes the connection, and the request goes over another.
+func settled(info httptrace.GotConnInfo) {
+	if !info.Reused {
+		return
+	}
+	under := info.Conn
+	if c, ok := under.(*tls.Conn); ok {
+		under = c.NetConn()
+	}
+	c, ok := under.(*observed)
+	if !ok {
+		return
+	}
+	for end := time.Now().Add(settleTimeout); !c.waiting.Load() && !c.closed.Load(); runtime.Gosched() {
+		if time.Now().After(end) {
+			c.Close() // better no answer than another's
+			return
+		}
+	}
+}
+
+// settleTimeout is far above what it takes net/http to look into a buffer.
+const settleTimeout = time.Second
