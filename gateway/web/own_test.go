@@ -4,9 +4,12 @@ import (
 	"bytes"
 	"crypto/sha256"
 	"encoding/base64"
+	"fmt"
 	"log/slog"
 	"net/http"
 	"net/url"
+	"os"
+	"regexp"
 	"strings"
 	"testing"
 )
@@ -66,6 +69,21 @@ func TestOwnPages(t *testing.T) {
 	}
 }
 
+// The templates in docs/configuration.md serve.
+func TestDocumentedTemplates(t *testing.T) {
+	text, err := os.ReadFile("../../docs/configuration.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	shown := regexp.MustCompile("(?s)```html\n(.*?)```").FindAllStringSubmatch(string(text), -1)
+	if len(shown) != 2 {
+		t.Fatalf("%d templates are shown", len(shown))
+	}
+	if _, err := ParsePages(map[string]string{"onward.html": shown[0][1], "error.html": shown[1][1]}, sampleErrors, nil); err != nil {
+		t.Error(err)
+	}
+}
+
 // Whatever is wrong with templates is told before they serve, all at once.
 func TestParsePagesRefuses(t *testing.T) {
 	for _, row := range []struct {
@@ -93,7 +111,7 @@ func TestParsePagesRefuses(t *testing.T) {
 	} {
 		t.Run(row.name, func(t *testing.T) {
 			_, err := ParsePages(row.files, sampleErrors, nil)
-			if got := err.Error(); got != row.want {
+			if got := fmt.Sprint(err); got != row.want {
 				t.Errorf("got\n%s\nwant\n%s", got, row.want)
 			}
 		})
