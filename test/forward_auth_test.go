@@ -1,0 +1,262 @@
+package test
+
+import (
+	"fmt"
+	"net"
+	"net/http"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/cloakroom/cloakroom/gateway/gatewaytest"
+	"github.com/cloakroom/cloakroom/test/rig"
+)
+
+// asking is a world whose app is reached through nginx, which serves /wiki/ by
+// itself, as deploy/nginx/forward-auth.conf has it.
+func asking(t *testing.T, opts gatewaytest.Options, change func(rig.Config)) (*gatewaytest.Provider, *rig.World) {
+	t.Helper()
+	secret := rig.Random()
+	p, reg := rig.Strict(t, rig.Origin, opts)
+	w := rig.New(t, rig.Setup{Provider: reg, Change: func(c rig.Config) {
+		c.Set("trusted_proxies", []any{"127.0.0.0/8"})
+		c.Set("apps.0.forward_auth.secret", "${file:"+rig.WriteFile(t, "secret", secret)+"}")
+		c.Set("apps.0.session.cache_ttl", "0s") // an end is felt at once
+		routes := c["apps"].([]any)[0].(map[string]any)["routes"].([]any)
+		c.Set("apps.0.routes", append(routes,
+			map[string]any{"path": "/wiki/", "forward_auth": true, "kind": "page", "headers": map[string]any{"X-User": "sub"}},
+			map[string]any{"path": "/wiki/staff", "forward_auth": true, "require": map[string]any{"groups": []any{"staff"}}},
+			map[string]any{"path": "/wiki/open", "forward_auth": true, "auth": "none"},
+		))
+		if change != nil {
+			change(c)
+		}
+	}})
+	w.Secret("the secret that a proxy asks with", secret)
+
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	at := l.Addr().String()
+	l.Close()
+	dir := t.TempDir()
+	conf := deployed(t, "nginx/forward-auth.conf")
+	for _, edit := range [][2]string{
+		{"127.0.0.1:8080", w.Gateways[0].Public},
+		{"127.0.0.1:9000", strings.TrimPrefix(w.Upstream.URL, "http://")},
+		{"443 ssl", at},
+		{"shop.example.com;", "app.test;"},
+		{"    ssl_certificate     shop.example.com.crt;\n", ""},
+		{"    ssl_certificate_key shop.example.com.key;\n", ""},
+	} {
+		if strings.Count(conf, edit[0]) != 1 {
+			t.Fatalf("%q is not in nginx's configuration once", edit[0])
+		}
+		conf = strings.Replace(conf, edit[0], edit[1], 1)
+	}
+	write := func(name, text string) string {
+		path := filepath.Join(dir, name)
+		if err := os.WriteFile(path, []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		return path
+	}
+	write("cloakroom-secret.conf", fmt.Sprintf("proxy_set_header X-BFF-Forward-Auth %q;\n", secret))
+	main := write("nginx.conf", fmt.Sprintf(`daemon off; master_process off; pid %[1]s/pid; error_log stderr error; worker_rlimit_nofile 1024;
+events { worker_connections 256; }
+http { access_log off;
+client_body_temp_path %[1]s/b; proxy_temp_path %[1]s/p; fastcgi_temp_path %[1]s/f; uwsgi_temp_path %[1]s/u; scgi_temp_path %[1]s/s;
+%[2]s
+}
+`, dir, conf))
+	name, err := exec.LookPath("nginx")
+	if err != nil {
+		name = "/usr/sbin/nginx"
+	}
+	nginx := rig.Start(t, exec.Command(name, "-c", main, "-p", dir))
+	rig.Eventually(t, "nginx listens", func() bool {
+		select {
+		case <-nginx.Done():
+			t.Fatalf("nginx ended:\n%s", nginx.Output())
+		default:
+		}
+		conn, err := net.Dial("tcp", at)
+		if err != nil {
+			return false
+		}
+		conn.Close()
+		return true
+	})
+	front := *w.Gateways[0]
+	front.Public = at
+	w.Gateways[0] = &front // to browsers
+	return p, w
+}
+
+// wiki is what the upstream saw last, which must be a request for that target.
+func wiki(t *testing.T, w *rig.World, target string) rig.Received {
+	t.Helper()
+	seen := w.Upstream.Seen()
+	if len(seen) == 0 || seen[len(seen)-1].Target != target {
+		t.Fatalf("%s has not come to the upstream", target)
+	}
+	return seen[len(seen)-1]
+}
+
+// wantUser fails unless the upstream was told of that user, and of nothing else of
+// ours.
+func wantUser(t *testing.T, r rig.Received, user string) {
+	t.Helper()
+	sub, auth := "", ""
+	if user != "" {
+		sub, auth = gatewaytest.SubjectOf(user), subjectOf(strings.TrimPrefix(r.Header.Get("Authorization"), "Bearer "))
+	}
+	if got := r.Header.Get("X-User"); got != sub || auth != sub || sub == "" && r.Header.Get("Authorization") != "" {
+		t.Errorf("%s: the upstream was told of %q and got the token of %q, want %q", r.Target, got, auth, sub)
+	}
+	for name, lines := range r.Header {
+		if strings.HasPrefix(name, "X-Bff-Forward") || strings.Contains(strings.ToLower(strings.Join(lines, ";")), "cloakroom") {
+			t.Errorf("%s: the upstream got %s", r.Target, name)
+		}
+	}
+}
+
+func TestForwardAuthThroughNginx(t *testing.T) {
+	t.Parallel()
+	p, w := asking(t, gatewaytest.Options{}, nil)
+	alice, bob := w.NewBrowser(), w.NewBrowser()
+
+	// No session: a script is told so, a person goes to the login and comes back.
+	wantProblem(t, alice.Fetch(http.MethodGet, "/wiki/x"), 401, "login_required", "no_session")
+	if len(w.Upstream.Seen()) != 0 {
+		t.Fatal("the upstream was asked")
+	}
+	page := alice.Navigate("/wiki/x?y=z%20a", "alice")
+	if page.Status != http.StatusOK || page.URL.RequestURI() != "/wiki/x?y=z%20a" {
+		t.Fatalf("alice ended on %s with %s", page.URL, page)
+	}
+	wantUser(t, wiki(t, w, "/wiki/x?y=z%20a"), "alice")
+	bob.Login("bob")
+	for _, step := range []struct {
+		b    *rig.Browser
+		user string
+	}{{alice, "alice"}, {bob, "bob"}, {alice, "alice"}} {
+		for _, method := range []string{http.MethodGet, http.MethodPost} {
+			target := "/wiki/of/" + step.user + "?" + method
+			r := step.b.Send(rig.Request{Method: method, Path: target, Body: strings.Repeat("b", len(method)-3), Header: http.Header{"Cookie": {"theme=dark; " + rig.SessionCookie + "=" + step.b.Cookie()}}})
+			if r.Status != http.StatusOK {
+				t.Fatalf("%s: %s", step.user, r)
+			}
+			got := wiki(t, w, target)
+			wantUser(t, got, step.user)
+			if got.Method != method || got.Header.Get("Cookie") != "theme=dark" || len(got.Body) != len(method)-3 {
+				t.Errorf("%s %s with the cookies %q and a body of %d", got.Method, got.Target, got.Header.Get("Cookie"), len(got.Body))
+			}
+		}
+	}
+	// A link from elsewhere, which comes without the Strict cookie at first.
+	logins := p.Requests(gatewaytest.EndpointAuthorize)
+	if page := alice.Arrive(w.Origin+"/wiki/linked?a=b", ""); page.Status != http.StatusOK || page.URL.RequestURI() != "/wiki/linked?a=b" {
+		t.Errorf("alice ended on %s with %s", page.URL, page)
+	}
+	wantUser(t, wiki(t, w, "/wiki/linked?a=b"), "alice")
+	if p.Requests(gatewaytest.EndpointAuthorize) != logins {
+		t.Error("by way of another login")
+	}
+	if r := w.NewBrowser().Fetch(http.MethodGet, "/wiki/open/x"); r.Status != http.StatusOK {
+		t.Errorf("the open part: %s", r)
+	}
+	wantUser(t, wiki(t, w, "/wiki/open/x"), "")
+	wantProblem(t, alice.Fetch(http.MethodGet, "/wiki/staff/x"), 403, "access_denied", "")
+	wantProblem(t, alice.Send(rig.Request{Path: "/wiki/x", Header: http.Header{"Sec-Fetch-Site": {"cross-site"}}}), 403, "cross_origin_blocked", "")
+
+	// Nothing that a browser says of itself or of its request reaches the upstream or
+	// the judgement, and a check of its own tells it nothing.
+	before := len(w.Upstream.Seen())
+	for _, row := range []struct {
+		name, path string
+		header     http.Header
+		status     int
+	}{
+		{"another path, claimed", "/wiki/x", http.Header{"X-Forwarded-Uri": {"/wiki/open/x"}, "X-Original-Url": {"/wiki/open/x"}, "X-Forwarded-Method": {"OPTIONS"}}, 401},
+		{"dots", "/wiki/open/../x", nil, 400},
+		{"dots, encoded", "/wiki/open/%2e%2e/x", nil, 400},
+		{"an encoded slash", "/wiki/open%2f..%2fx", nil, 400},
+		{"two slashes", "//wiki/open/x", nil, 400},
+		{"a check by a browser", "/bff/auth", http.Header{"X-Bff-Forward-Auth": {"x"}, "X-Forwarded-Uri": {"/wiki/open/x"}, "X-Forwarded-Method": {"GET"}, "X-Forwarded-Host": {"app.test"}}, 404},
+		{"a check by a browser, inside", "/_ask", nil, 404},
+		{"who the user is", "/wiki/open/x", http.Header{"X-User": {"root"}}, 404},
+		{"a token", "/wiki/open/x", http.Header{"Authorization": {"Bearer x"}}, 404},
+	} {
+		r := w.NewBrowser().Send(rig.Request{Path: row.path, Header: row.header})
+		if r.Status != row.status || r.Header.Get("Authorization") != "" || r.Header.Get("X-User") != "" {
+			t.Errorf("%s: %s", row.name, r)
+		}
+	}
+	for _, r := range []*rig.Response{alice.Fetch(http.MethodGet, "/bff/auth"), alice.Send(rig.Request{Path: "/bff/auth", On: direct(w)})} {
+		if r.Status != 404 || r.Header.Get("Authorization") != "" || r.Header.Get("X-User") != "" || r.Header.Get("Cookie") != "" {
+			t.Errorf("alice's own check: %s, %v", r, r.Header)
+		}
+	}
+	if n := len(w.Upstream.Seen()) - before; n != 0 {
+		t.Errorf("%d of them came to the upstream", n)
+	}
+
+	copied := alice.Clone()
+	alice.Fetch(http.MethodPost, "/bff/logout")
+	wantProblem(t, copied.Fetch(http.MethodGet, "/wiki/x"), 401, "login_required", "logged_out")
+	if r := bob.Fetch(http.MethodGet, "/wiki/x"); r.Status != http.StatusOK {
+		t.Errorf("bob: %s", r)
+	}
+	wantUser(t, wiki(t, w, "/wiki/x"), "bob")
+
+	w.Redis.Stop()
+	wantProblem(t, bob.Fetch(http.MethodGet, "/wiki/x"), 503, "store_unavailable", "")
+}
+
+// direct is the gateway itself, without nginx.
+func direct(w *rig.World) *rig.Gateway {
+	g := *w.Gateways[0]
+	for _, line := range g.Log("listening") {
+		if line["listener"] == "public" {
+			g.Public, _ = line["address"].(string)
+		}
+	}
+	return &g
+}
+
+// A token that has run out is not refreshed for a check: the page does it, and no
+// ticket is lost on the way.
+func TestForwardAuthAndRotation(t *testing.T) {
+	t.Parallel()
+	p, w := asking(t, gatewaytest.Options{AccessLife: 4 * time.Second}, func(c rig.Config) {
+		c.Set("apps.0.session.rotation_grace", "3s")
+	})
+	b := w.NewBrowser()
+	b.Login("alice")
+	for range 2 {
+		before := p.Requests(gatewaytest.EndpointToken)
+		tokenRunsOut(t, b)
+		wantProblem(t, b.Fetch(http.MethodGet, "/wiki/x"), 401, "token_expired", "")
+		if n := p.Requests(gatewaytest.EndpointToken) - before; n != 0 {
+			t.Fatalf("%d refreshes", n)
+		}
+		r := token(b)
+		if subject(t, r) != gatewaytest.SubjectOf("alice") || r.Successor() == "" {
+			t.Fatalf("no successor: %s", r)
+		}
+		for range 3 {
+			if r := b.Fetch(http.MethodGet, "/wiki/x"); r.Status != http.StatusOK || len(r.SetCookies) > 0 {
+				t.Fatalf("%s, %v", r, r.SetCookies)
+			}
+			wantUser(t, wiki(t, w, "/wiki/x"), "alice")
+		}
+	}
+	if again := p.Reuses(); len(again) > 0 {
+		t.Errorf("spent tokens were presented again: %v", again)
+	}
+}
