@@ -47,6 +47,7 @@ apps:
 		{"routes below one another", "ROUTES", `{path: /, upstream: "http://a"}, {path: /a, upstream: "http://a"}, {path: /a/b/, upstream: "http://a", strip_prefix: /a/b}`},
 		{"upstreams", "ROUTES", `{path: /, upstream: "http://my_api:80/"}, {path: /a, upstream: "https://[::1]"}, {path: /b, upstream: "HTTPS://API.test/b"}`},
 		{"files", "ROUTES", `{path: /x, files: ".", strip_prefix: /x}, {path: /, files: "/", auth: required, kind: api}`},
+		{"development servers", "ROUTES", `{path: /, dev_server: "http://LOCALHOST:80/"}, {path: /a, dev_server: "http://[::1]", auth: optional, strip_prefix: /a}, {path: /b, dev_server: "http://web_1:5173", auth: required, require: {roles: [dev]}}`},
 		{"bearers", "token: {mode: relay}\n    routes: [ROUTES]", `token: {mode: relay, audience: [api]}
     routes: [{path: /, upstream: "http://a", accept: [bearer], auth: optional, token: none}, {path: /b, upstream: "http://a", accept: [cookie, bearer], require: {roles: [a, b]}}]`},
 		{"minted, all of it", "token: {mode: relay}\n    routes: [ROUTES]", `token: {mode: mint, audience: [a, "b c"], lifetime: 5s, signing_keys: ["ES256", "EdDSA", "RS256"], pairwise_key: KEY, claims: [roles, acr, https://x.test/y]}
