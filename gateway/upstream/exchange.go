@@ -347,7 +347,7 @@ func (x *Exchange) readHead() error {
 				return errInformational
 			}
 			if x.Status == http.StatusContinue {
-				x.goOn()
+				x.decide(true)
 				if x.Expect {
 					continue // the server says so as the body is read
 				}
@@ -361,6 +361,7 @@ func (x *Exchange) readHead() error {
 			return err
 		}
 		x.answered = true
+		x.early()
 		if x.framed.by == byLength {
 			x.left = x.framed.length
 		}

@@ -439,27 +439,6 @@ func TestTimeout(t *testing.T) {
 	}
 }
 
-// An answer that takes longer than the deadline that is there to look up, and a
-// body that takes longer than the header may.
-func TestSlowAnswers(t *testing.T) {
-	s := serve(t, func(_ *server, _, _ int, _ string, c net.Conn, _ *bufio.Reader) bool {
-		for _, part := range []string{"HTTP/1.1 200 ", "OK\r\nContent-Le", "ngth: 4\r\n\r\na", "b", "c", "d"} {
-			time.Sleep(2 * lookAfter)
-			io.WriteString(c, part)
-		}
-		return true
-	})
-	p := newPool(t, Options{}, s.addr)
-	for range 2 {
-		if got, err := get(p, &Exchange{Timeout: 8 * lookAfter}); got != "abcd" || err != nil {
-			t.Errorf("body %q, %v", got, err)
-		}
-	}
-	if n := s.connections(); n != 1 {
-		t.Errorf("%d connections; want 1", n)
-	}
-}
-
 func TestAbort(t *testing.T) {
 	reached := make(chan struct{}, 8)
 	s := serve(t, func(_ *server, _, _ int, head string, c net.Conn, br *bufio.Reader) bool {

@@ -11,7 +11,7 @@ import (
 // own: the answer may begin, or be refused, before the body has ended.
 type sender struct {
 	sent     chan struct{} // closed when it is over; nil: never began
-	proceed  chan struct{} // closed by a 100
+	proceed  chan bool     // true: a 100 has come; false: the answer has
 	stop     chan struct{} // closed when nobody waits for it any more
 	whole    bool          // of sent: all has left
 	last     atomic.Bool   // Body has ended, and is being written
@@ -25,7 +25,7 @@ const sentWait = 50 * time.Millisecond
 func (x *Exchange) send(c *conn) {
 	x.sent, x.stop = make(chan struct{}), make(chan struct{})
 	if x.Expect {
-		x.proceed = make(chan struct{})
+		x.proceed = make(chan bool, 1)
 	}
 	go func() {
 		defer close(x.sent)
@@ -48,7 +48,10 @@ func (x *Exchange) sendBody(c *conn) error {
 		t := time.NewTimer(continueTimeout)
 		defer t.Stop()
 		select {
-		case <-x.proceed:
+		case ok := <-x.proceed:
+			if !ok {
+				return nil
+			}
 		case <-t.C:
 		case <-x.stop:
 			return nil
@@ -133,14 +136,23 @@ func (x *Exchange) lastChunk(b []byte) []byte {
 	return append(b, "\r\n"...)
 }
 
-// goOn lets a body that waits for a 100 go.
-func (x *Exchange) goOn() {
+// decide lets a body that waits for a 100 go, or keeps it: whichever comes first.
+func (x *Exchange) decide(send bool) {
 	if x.proceed != nil {
 		select {
-		case <-x.proceed:
+		case x.proceed <- send:
 		default:
-			close(x.proceed)
 		}
+	}
+}
+
+// early notes an answer that has come before the end of its request. Upstreams that
+// forget to read the rest of a request take it for the next one, and its sender
+// writes that: what is answered to it is not to be the next user's.
+func (x *Exchange) early() {
+	if x.sent != nil && !x.last.Load() {
+		x.decide(false)
+		x.framed.keep = false
 	}
 }
 
