@@ -249,6 +249,7 @@ func TestDocuments(t *testing.T) {
 			{"it has this", get("GET", "If-None-Match", tag), 304, true},
 			{"it has this among others", get("GET", "If-None-Match", `"x", `+tag), 304, true},
 			{"it has another", get("GET", "If-None-Match", `"x"`), 200, false},
+			{"in parts", get("GET", "Range", "bytes=0-0,1-1,0-0"), 200, false},
 			{"POST", get("POST"), 405, true},
 			{"OPTIONS", get("OPTIONS"), 405, true},
 			{"DELETE", get("DELETE"), 405, true},

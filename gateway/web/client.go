@@ -27,5 +27,6 @@ func Client(w http.ResponseWriter, r *http.Request) {
 	h.Set("Etag", clientTag)
 	h.Set("X-Content-Type-Options", "nosniff")
 	h.Set("Cross-Origin-Resource-Policy", "same-origin")
+	r.Header.Del("Range") // it is small, and in parts it would be large
 	http.ServeContent(w, r, "", time.Time{}, bytes.NewReader(client))
 }

@@ -137,6 +137,12 @@ func rangeRow(a *arena) {
 				c.Errorf("%.60q: %d with %d bytes", value, s, len(x.got))
 			}
 		}
+		whole := len(c.send(get("/bff/client.js")).got)
+		for _, value := range []string{"bytes=" + strings.Repeat("0-0,", 4000) + "0-0", "bytes=0-0,2-2", "bytes=0-0"} {
+			if x := c.send(get("/bff/client.js", "Range: "+value+"\r\n")); x.status() != 200 && x.status() != 206 || len(x.got) > whole+1024 {
+				c.Errorf("client.js, %.60q: %d with %d bytes", value, x.status(), len(x.got))
+			}
+		}
 		for value, status := range map[string]int{
 			"bytes=0-0": 206, "bytes=-16": 206, "bytes=65535-": 206, "bytes=0-1,4-5": 206, "bytes=5-1": 416, "bytes=65536-": 416, "bytes=x": 416, "bytes=0-99999999999999999999": 416, "lines=0-1": 416, "bytes=0x0-0x1": 416, "bytes=--1": 416, "bytes": 416,
 		} {
