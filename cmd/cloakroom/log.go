@@ -1,9 +1,11 @@
 package main
 
 import (
+	"context"
 	"io"
 	"log/slog"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/cloakroom/cloakroom/config"
@@ -20,28 +22,91 @@ const (
 // loggers are what a process tells what it does with.
 type loggers struct {
 	*slog.Logger              // each line is written as it is told: audits, alarms
-	access       *slog.Logger // of lines that may wait for a moment; nil: there are none
+	access       *slog.Logger // the requests' lines, told at info
 	lines        *lines       // under both
-	level        *slog.LevelVar
+	form         *form        // of both
+}
+
+// form is what a reload may change about lines. Loggers that were derived before
+// follow it, too.
+type form struct {
+	level  slog.LevelVar
+	text   atomic.Bool // else JSON
+	access atomic.Bool // requests' lines are info, and may wait for a moment; else they are debug
 }
 
 func newLoggers(l config.Log, w io.Writer) loggers {
-	lines := newLines(w)
-	level := new(slog.LevelVar)
-	level.Set(l.Level)
-	out := loggers{Logger: slog.New(newHandler(l, level, lines)), lines: lines, level: level}
-	if l.Access {
-		out.access = slog.New(newHandler(l, level, waiting{lines}))
-	}
-	return out
+	lines, f := newLines(w), new(form)
+	f.set(l)
+	now := f.handler(lines)
+	return loggers{slog.New(now), slog.New(requests{f, now, f.handler(waiting{lines})}), lines, f}
 }
 
-func newHandler(l config.Log, level slog.Leveler, w io.Writer) slog.Handler {
-	opts := &slog.HandlerOptions{Level: level}
-	if l.Format == "text" {
-		return slog.NewTextHandler(w, opts)
+// set takes over what the configuration says.
+func (f *form) set(l config.Log) {
+	f.level.Set(l.Level)
+	f.text.Store(l.Format == "text")
+	f.access.Store(l.Access)
+}
+
+func (f *form) handler(w io.Writer) slog.Handler {
+	opts := &slog.HandlerOptions{Level: &f.level}
+	return formats{f, slog.NewJSONHandler(w, opts), slog.NewTextHandler(w, opts)}
+}
+
+// formats has both formats ready, and writes each line in the one of the moment.
+type formats struct {
+	*form
+	json, plain slog.Handler
+}
+
+func (h formats) Enabled(_ context.Context, level slog.Level) bool { return level >= h.level.Level() }
+
+func (h formats) Handle(ctx context.Context, r slog.Record) error {
+	if h.text.Load() {
+		return h.plain.Handle(ctx, r)
 	}
-	return slog.NewJSONHandler(w, opts)
+	return h.json.Handle(ctx, r)
+}
+
+func (h formats) WithAttrs(attrs []slog.Attr) slog.Handler {
+	return formats{h.form, h.json.WithAttrs(attrs), h.plain.WithAttrs(attrs)}
+}
+
+func (h formats) WithGroup(name string) slog.Handler {
+	return formats{h.form, h.json.WithGroup(name), h.plain.WithGroup(name)}
+}
+
+// requests writes lines that it is told at info: late as such where log.access
+// says so, else now as debug.
+type requests struct {
+	*form
+	now, late slog.Handler
+}
+
+func (h requests) Enabled(ctx context.Context, level slog.Level) bool {
+	if h.access.Load() {
+		return h.late.Enabled(ctx, level)
+	}
+	return h.now.Enabled(ctx, slog.LevelDebug)
+}
+
+func (h requests) Handle(ctx context.Context, r slog.Record) error {
+	if h.access.Load() {
+		return h.late.Handle(ctx, r)
+	}
+	if r.Level = slog.LevelDebug; !h.now.Enabled(ctx, r.Level) {
+		return nil // log.access has just been turned off
+	}
+	return h.now.Handle(ctx, r)
+}
+
+func (h requests) WithAttrs(attrs []slog.Attr) slog.Handler {
+	return requests{h.form, h.now.WithAttrs(attrs), h.late.WithAttrs(attrs)}
+}
+
+func (h requests) WithGroup(name string) slog.Handler {
+	return requests{h.form, h.now.WithGroup(name), h.late.WithGroup(name)}
 }
 
 // drain lets nothing wait any more: the next signal may end the process as it

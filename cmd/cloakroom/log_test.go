@@ -1,7 +1,6 @@
 package main
 
 import (
-	"bytes"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -188,7 +187,71 @@ func TestLoggers(t *testing.T) {
 			t.Error("a line is left at the end")
 		}
 	})
-	if logs := newLoggers(config.Log{Format: "text"}, new(bytes.Buffer)); logs.access != nil {
-		t.Error("access lines that nobody asked for")
+}
+
+// A reload changes lines for every logger that there is: each is whole, in one
+// format, and none is lost.
+func TestLoggersFollowTheConfiguration(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var out sink
+		now := func() string {
+			time.Sleep(accessDelay)
+			synctest.Wait()
+			defer func() { out.writes = nil }()
+			return strings.Join(out.writes, "")
+		}
+		logs := newLoggers(config.Log{Format: "json"}, &out)
+		of := slog.New(logs.access.Handler().WithAttrs([]slog.Attr{slog.String("app", "shop")}).WithGroup("g"))
+		audit := logs.With(slog.Bool("audit", true)).WithGroup("g")
+		for _, row := range []struct {
+			name                  string
+			log                   config.Log
+			line, request, beside string // how each begins behind its time; empty: it isn't written
+		}{
+			{"json", config.Log{Format: "json"}, `"level":"INFO","msg":"x","audit":true,"g":{"a":1}}`, "", ""},
+			{"text", config.Log{Format: "text"}, `level=INFO msg=x audit=true g.a=1`, "", ""},
+			{"and access", config.Log{Format: "text", Access: true}, `level=INFO msg=x audit=true g.a=1`, `level=INFO msg=request app=shop g.a=1`, `level=INFO msg=request`},
+			{"json again", config.Log{Format: "json", Access: true}, `"level":"INFO","msg":"x","audit":true,"g":{"a":1}}`, `"level":"INFO","msg":"request","app":"shop","g":{"a":1}}`, `"level":"INFO","msg":"request"}`},
+			{"less", config.Log{Format: "json", Access: true, Level: slog.LevelWarn}, "", "", ""},
+			{"debug", config.Log{Format: "json", Level: slog.LevelDebug}, `"level":"INFO","msg":"x","audit":true,"g":{"a":1}}`, `"level":"DEBUG","msg":"request","app":"shop","g":{"a":1}}`, `"level":"DEBUG","msg":"request"}`},
+		} {
+			logs.form.set(row.log)
+			for what, line := range map[string]struct {
+				write func()
+				want  string
+			}{
+				"a line":          {func() { audit.Info("x", "a", 1) }, row.line},
+				"an app's":        {func() { of.Info("request", "a", 1) }, row.request},
+				"a request's own": {func() { logs.access.Info("request") }, row.beside},
+			} {
+				line.write()
+				got := now()
+				if line.want == "" && got != "" || !strings.HasSuffix(strings.TrimSuffix(got, "\n"), line.want) || strings.Count(got, "\n") != min(1, len(line.want)) {
+					t.Errorf("%s: %s: %q, want %q", row.name, what, got, line.want)
+				}
+			}
+		}
+
+		logs.form.set(config.Log{Format: "json", Access: true})
+		logs.access.Info("request")
+		logs.form.set(config.Log{Format: "text"})
+		logs.Info("x")
+		if got := now(); strings.Count(got, "\n") != 2 || !strings.HasPrefix(got, "{") || !strings.HasSuffix(got, " msg=x\n") {
+			t.Errorf("what waited before, and what came after: %q", got)
+		}
+	})
+}
+
+// A line that was begun while log.access was on is none when it is off.
+func TestAccessLineOfTheMoment(t *testing.T) {
+	var out sink
+	logs := newLoggers(config.Log{Format: "json", Access: true}, &out)
+	h := logs.access.Handler()
+	if !h.Enabled(t.Context(), slog.LevelInfo) {
+		t.Fatal("no access lines")
+	}
+	logs.form.set(config.Log{Format: "json"})
+	if err := h.Handle(t.Context(), slog.NewRecord(time.Now(), slog.LevelInfo, "request", 0)); err != nil || len(out.writes) != 0 {
+		t.Errorf("%q, %v", out.writes, err)
 	}
 }

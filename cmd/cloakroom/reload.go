@@ -2,7 +2,6 @@ package main
 
 import (
 	"context"
-	"crypto/tls"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -25,6 +24,7 @@ const watchEvery = time.Second
 // files has changed. A bad one is refused, and the old one stays.
 type reloader struct {
 	service *service
+	front   *front
 	again   func() (*config.Config, error)
 	log     loggers
 	started *config.Config                // what can't change without a restart is as it is here
@@ -33,15 +33,11 @@ type reloader struct {
 	taken   string // how they looked when they were read
 }
 
-func newReloader(s *service, cfg *config.Config, again func() (*config.Config, error), log loggers) *reloader {
-	r := &reloader{service: s, again: again, log: log, started: cfg, files: cfg.Files()}
+func newReloader(s *service, f *front, cfg *config.Config, again func() (*config.Config, error), log loggers) *reloader {
+	r := &reloader{service: s, front: f, again: again, log: log, started: cfg, files: cfg.Files()}
 	r.taken = look(r.files) // before anybody can be served, and so know of us
 	r.current.Store(cfg)
 	return r
-}
-
-func (r *reloader) getCertificate(*tls.ClientHelloInfo) (*tls.Certificate, error) {
-	return r.current.Load().Certificate, nil
 }
 
 // run watches until ctx is done.
@@ -96,9 +92,6 @@ func inode(info os.FileInfo) uint64 {
 
 func (r *reloader) reload() {
 	cfg, err := r.again()
-	if err == nil && (cfg.Certificate == nil) != (r.started.Certificate == nil) {
-		err = errors.New("tls can't be turned on or off without a restart")
-	}
 	if err == nil {
 		err = r.service.swap(cfg, r.log.Logger)
 	}
@@ -112,7 +105,8 @@ func (r *reloader) reload() {
 		r.log.Error("the configuration is refused, the old one stays", slog.String("err", err.Error()))
 		return
 	}
-	r.log.level.Set(cfg.Log.Level)
+	r.front.use(cfg)
+	r.log.form.set(cfg.Log)
 	r.current.Store(cfg)
 	r.files = cfg.Files()
 	for _, key := range fixed(r.started, cfg) {
@@ -130,10 +124,7 @@ func fixed(a, b *config.Config) []string {
 		}
 	}
 	changed("listen", a.Listen, b.Listen)
-	changed("limits", a.Limits, b.Limits)
 	changed("admin.listen", []string{a.Admin.Network, a.Admin.Address}, []string{b.Admin.Network, b.Admin.Address})
-	changed("log.format", a.Log.Format, b.Log.Format)
-	changed("log.access", a.Log.Access, b.Log.Access)
 	changed("tracing", a.Tracing, b.Tracing)
 	// Certificates can't be compared by their values.
 	x, y := a.Redis, b.Redis

@@ -56,12 +56,35 @@ func TestReload(t *testing.T) {
 		t.Errorf("after a bad file: %d", got)
 	}
 
-	change(func(s string) string { return s + "limits: {header_bytes: 4096}\ndrain: {timeout: 1s}\n" })
+	long := func() int {
+		t.Helper()
+		req, err := http.NewRequestWithContext(t.Context(), http.MethodGet, "http://"+r.public+"/open/x", nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		req.Host = "shop.test"
+		req.Header.Set("X-Long", strings.Repeat("x", 5000))
+		resp, err := c.Do(req)
+		if err != nil {
+			t.Fatal(err)
+		}
+		resp.Body.Close()
+		return resp.StatusCode
+	}
+	if got := long(); got != 200 {
+		t.Errorf("a long header: %d", got)
+	}
+	change(func(s string) string {
+		return strings.Replace(s, `listen: "127.0.0.1:0"`, `listen: "localhost:0"`, 1) + "limits: {header_bytes: 4096}\ndrain: {timeout: 1s}\n"
+	})
 	if err := syscall.Kill(os.Getpid(), syscall.SIGHUP); err != nil {
 		t.Fatal(err)
 	}
-	if line := r.logs.wait(t, "a change that takes a restart", ""); line["key"] != "limits" {
+	if line := r.logs.wait(t, "a change that takes a restart", ""); line["key"] != "listen" {
 		t.Errorf("told of %v", line["key"])
+	}
+	if got := long(); got != 431 {
+		t.Errorf("a header that is too long now: %d", got)
 	}
 	if got := get("/more/x"); got != 404 {
 		t.Errorf("a route that is no more: %d", got)

@@ -2,7 +2,6 @@ package main
 
 import (
 	"context"
-	"crypto/tls"
 	"errors"
 	"fmt"
 	"io"
@@ -14,7 +13,6 @@ import (
 	"os"
 	"os/signal"
 	"sync"
-	"sync/atomic"
 	"syscall"
 	"time"
 
@@ -23,13 +21,6 @@ import (
 )
 
 const (
-	// headerTimeout is for a request's header alone: the slowest phone needs a
-	// few seconds, a slow-header attack would hold the connection for ever.
-	headerTimeout = 10 * time.Second
-	// idleTimeout is longer than the load balancers' (600 s is the longest
-	// common one), so that it is never us who close a connection on which
-	// they are just sending a request.
-	idleTimeout = 620 * time.Second
 	// finishTimeout is for refreshes and revocations after the last request:
 	// what a provider may take, and the commit. It is there even if open
 	// requests have used up drain.timeout, since an unfinished refresh can cost
@@ -78,12 +69,12 @@ func serve(ctx context.Context, cfg *config.Config, again func() (*config.Config
 	defer s.close()
 	publicListener, err := net.Listen("tcp", cfg.Listen)
 	if err != nil {
-		return fmt.Errorf("listen: %w", err)
+		return cannotListen("listen", err)
 	}
 	defer publicListener.Close()
 	adminListener, err := listenAdmin(cfg.Admin)
 	if err != nil {
-		return fmt.Errorf("admin.listen: %w", err)
+		return cannotListen("admin.listen", err)
 	}
 	defer adminListener.Close()
 
@@ -97,16 +88,12 @@ func serve(ctx context.Context, cfg *config.Config, again func() (*config.Config
 	working.Go(func() { s.keeper.Run(background) })
 	working.Go(func() { health.Run(background) })
 
-	var draining atomic.Bool
-	public := newPublicServer(cfg, closing(s.gateway, &draining), log)
-	reload := newReloader(s, cfg, again, logs)
-	if public.TLSConfig != nil {
-		public.TLSConfig.Certificates, public.TLSConfig.GetCertificate = nil, reload.getCertificate
-	}
+	public := newFront(listener{publicListener, s.keeper.Interrupted}, s.gateway, log)
+	reload := newReloader(s, public, cfg, again, logs)
+	public.use(cfg)
 	working.Go(func() { reload.run(background) })
 	operators := newAdminServer(admin.New(health, s.metrics, s.adminAPI(log)), log)
-	failed := make(chan error, 2)
-	working.Go(func() { failed <- serveOn(public, listener{publicListener, s.keeper.Interrupted}) })
+	failed := make(chan error, 1)
 	working.Go(func() { failed <- serveOn(operators, adminListener) })
 	// Its probes are answered to the last.
 	defer operators.Close()
@@ -115,24 +102,27 @@ func serve(ctx context.Context, cfg *config.Config, again func() (*config.Config
 	log.Info("started", slog.String("version", buildVersion()), slog.Int("apps", len(cfg.Apps)))
 
 	select {
-	case err := <-failed:
-		_ = public.Close()
-		return fmt.Errorf("serving: %w", err)
+	case err = <-public.failed:
+	case err = <-failed:
 	case <-ctx.Done():
+	}
+	if err != nil {
+		public.close()
+		return fmt.Errorf("serving: %w", err)
 	}
 
 	drain := reload.current.Load().Drain
 	log.Info("draining", slog.String("delay", drain.Delay.String()), slog.String("timeout", drain.Timeout.String()))
 	logs.drain()
 	health.Drain()
-	draining.Store(true)
+	public.draining.Store(true)
 	time.Sleep(max(drain.Delay, lastCalls))
 	deadline := time.Now().Add(drain.Timeout)
 	open, cancel := context.WithDeadline(background, deadline)
 	defer cancel()
-	if err := public.Shutdown(open); err != nil {
+	if err := public.shutdown(open); err != nil {
 		log.Warn("requests were still open at the end of drain.timeout and are cut off")
-		_ = public.Close()
+		public.close()
 	}
 	finish, cancel := context.WithDeadline(background, later(deadline, time.Now().Add(finishTimeout)))
 	defer cancel()
@@ -149,40 +139,6 @@ func later(a, b time.Time) time.Time {
 		return a
 	}
 	return b
-}
-
-// closing asks clients to come back on another connection, and so to another
-// replica, once this one drains. Closing idle connections instead would cut off
-// the request that is just arriving on one. An upgrade has the header for itself.
-func closing(h http.Handler, draining *atomic.Bool) http.Handler {
-	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		if draining.Load() && r.Header.Get("Upgrade") == "" {
-			w.Header().Set("Connection", "close")
-		}
-		h.ServeHTTP(w, r)
-	})
-}
-
-// newPublicServer bounds headers (twice as loosely as the gateway, whose refusals
-// are problems) and idle connections. There is no read or write timeout: uploads,
-// downloads and event streams last as long as they last, and routes have
-// deadlines of their own.
-func newPublicServer(cfg *config.Config, h http.Handler, log *slog.Logger) *http.Server {
-	s := &http.Server{
-		Handler:                      h,
-		MaxHeaderBytes:               2 * cfg.Limits.HeaderBytes,
-		ReadHeaderTimeout:            headerTimeout,
-		IdleTimeout:                  idleTimeout,
-		DisableGeneralOptionsHandler: true, // the gateway answers, or nobody
-		ErrorLog:                     errorLog(log),
-		Protocols:                    new(http.Protocols),
-	}
-	s.Protocols.SetHTTP1(true)
-	s.Protocols.SetHTTP2(true) // by ALPN, with TLS alone
-	if cfg.Certificate != nil {
-		s.TLSConfig = &tls.Config{MinVersion: tls.VersionTLS12, Certificates: []tls.Certificate{*cfg.Certificate}}
-	}
-	return s
 }
 
 func newAdminServer(h http.Handler, log *slog.Logger) *http.Server {
@@ -229,6 +185,14 @@ func serveOn(s *http.Server, l net.Listener) (err error) {
 		return nil
 	}
 	return err
+}
+
+// cannotListen says which key's address can't be had, and why.
+func cannotListen(key string, err error) error {
+	if op, ok := errors.AsType[*net.OpError](err); ok && op.Addr != nil {
+		return fmt.Errorf("%s: %v: %w", key, op.Addr, op.Err) // its own text begins with listen, too
+	}
+	return fmt.Errorf("%s: %w", key, err)
 }
 
 // listenAdmin opens the operators' listener. A socket that a dead process has
