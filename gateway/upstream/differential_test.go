@@ -1,6 +1,7 @@
 package upstream
 
 import (
+	"bufio"
 	"context"
 	"io"
 	"log"
@@ -128,11 +129,15 @@ func FuzzAnswers(f *testing.F) {
 		}
 		defer p.Close()
 		idleScript(p, newScript(next))
-		idleScript(p, newScript(parts, next))
+		ours := newScript(parts, next)
+		idleScript(p, ours)
 		early := &call{}
 		x := &Exchange{Method: method, Caller: early}
 		body, err := get(p, x)
 		kept := p.idle() == 2
+		if n := beyond(method, raw); kept && ours.quiet() && n > 0 {
+			t.Fatalf("keeps a connection on which %d more bytes came", n)
+		}
 		if got, err := get(p, &Exchange{}); got != second || err != nil {
 			t.Fatalf("the next answer is %q, %v", got, err)
 		}
@@ -167,6 +172,24 @@ func FuzzAnswers(f *testing.F) {
 			}
 		}
 	})
+}
+
+// beyond returns how many bytes follow an answer.
+func beyond(method, raw string) int {
+	rest := strings.NewReader(raw)
+	br := bufio.NewReaderSize(rest, 1<<16)
+	for {
+		res, err := http.ReadResponse(br, &http.Request{Method: method})
+		if err != nil {
+			return 0
+		}
+		if _, err := io.Copy(io.Discard, res.Body); err != nil {
+			return 0
+		}
+		if res.StatusCode >= 200 {
+			return br.Buffered() + rest.Len()
+		}
+	}
 }
 
 // readAnswer is what net/http makes of an answer.
