@@ -19,7 +19,7 @@ func (s *Store) Headers(ctx context.Context, sids [][16]byte) (found map[[16]byt
 		n := min(batch, len(sids))
 		err = s.measure(ctx, "headers", func(ctx context.Context) error {
 			replies := make([]*redis.StringCmd, n)
-			_, err := s.rdb.Pipelined(ctx, func(p redis.Pipeliner) error {
+			_, err := s.rdb().Pipelined(ctx, func(p redis.Pipeliner) error {
 				for i, sid := range sids[:n] {
 					replies[i] = p.GetRange(ctx, s.recordKey(sid), 0, header-1)
 				}
@@ -83,14 +83,14 @@ func (s *Store) tokenKey(hash [16]byte) string {
 // NoteToken remembers, for ttl, which session an access token was handed out to.
 func (s *Store) NoteToken(ctx context.Context, hash, sid [16]byte, ttl time.Duration) error {
 	return s.measure(ctx, "token", func(ctx context.Context) error {
-		return s.rdb.Set(ctx, s.tokenKey(hash), sid[:], ttl).Err()
+		return s.rdb().Set(ctx, s.tokenKey(hash), sid[:], ttl).Err()
 	})
 }
 
 // TokenSession is what NoteToken remembers of a token, if anything.
 func (s *Store) TokenSession(ctx context.Context, hash [16]byte) (sid [16]byte, found bool, err error) {
 	err = s.measure(ctx, "token", func(ctx context.Context) error {
-		b, err := s.rdb.Get(ctx, s.tokenKey(hash)).Bytes()
+		b, err := s.rdb().Get(ctx, s.tokenKey(hash)).Bytes()
 		if errors.Is(err, redis.Nil) {
 			return nil
 		}

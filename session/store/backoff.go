@@ -40,7 +40,7 @@ func (s *Store) backoffKey(app string) []string { return []string{s.prefix + "ba
 // this call, which may take as long as deadline.
 func (s *Store) EnterBackoff(ctx context.Context, app string, deadline time.Duration) (wait time.Duration, probe bool, err error) {
 	err = s.measure(ctx, "backoff", func(ctx context.Context) error {
-		reply, err := backoffEnterScript.Run(ctx, s.rdb, s.backoffKey(app),
+		reply, err := backoffEnterScript.Run(ctx, s.rdb(), s.backoffKey(app),
 			s.offset().Milliseconds(), deadline.Milliseconds(), backoffTTL.Milliseconds(), backoffLapse.Milliseconds()).Int64Slice()
 		if err != nil {
 			return err
@@ -58,7 +58,7 @@ func (s *Store) EnterBackoff(ctx context.Context, app string, deadline time.Dura
 // leaves it alone: at least as long as it asked for, within the limit.
 func (s *Store) FailBackoff(ctx context.Context, app string, asked time.Duration) (wait time.Duration, err error) {
 	err = s.measure(ctx, "backoff", func(ctx context.Context) error {
-		ms, err := backoffFailScript.Run(ctx, s.rdb, s.backoffKey(app),
+		ms, err := backoffFailScript.Run(ctx, s.rdb(), s.backoffKey(app),
 			s.offset().Milliseconds(), backoffFirst.Milliseconds(), backoffLongest.Milliseconds(),
 			rand.Float64(), asked.Milliseconds(), backoffTTL.Milliseconds()).Int64()
 		wait = time.Duration(ms) * time.Millisecond
@@ -70,13 +70,13 @@ func (s *Store) FailBackoff(ctx context.Context, app string, asked time.Duration
 // PassBackoff gives a probe back that was not made.
 func (s *Store) PassBackoff(ctx context.Context, app string) error {
 	return s.measure(ctx, "backoff", func(ctx context.Context) error {
-		return backoffPassScript.Run(ctx, s.rdb, s.backoffKey(app)).Err()
+		return backoffPassScript.Run(ctx, s.rdb(), s.backoffKey(app)).Err()
 	})
 }
 
 // LeaveBackoff notes that app's provider works.
 func (s *Store) LeaveBackoff(ctx context.Context, app string) error {
 	return s.measure(ctx, "backoff", func(ctx context.Context) error {
-		return s.rdb.Del(ctx, s.backoffKey(app)...).Err()
+		return s.rdb().Del(ctx, s.backoffKey(app)...).Err()
 	})
 }

@@ -95,7 +95,7 @@ func (s *Store) Open(ctx context.Context, sid [16]byte, p Presented) (Answer, er
 	a, err := s.run(ctx, openScript, sid, p.App[:], known, p.Generation, p.Hash[:],
 		p.IdleTimeout.Milliseconds(), p.Grace.Milliseconds(), p.Settle.Milliseconds(), p.Interval.Milliseconds(),
 		flag(p.Activity), flag(p.Cookie), int64(millis(p.SeenAt)), p.Remembered.Milliseconds(), s.excused(sid))
-	if err == nil && a.Result == Handout && s.wait > 0 {
+	if err == nil && a.Result == Handout && s.wait() > 0 {
 		// A failover that forgets it would have the successor handed out once more,
 		// and one of the two answers takes the browser back when it is late.
 		_, replicas := s.replicated(ctx, s.recordKey(sid), func(c redis.Cmdable) redis.Cmder { return c.Ping(ctx) })

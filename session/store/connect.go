@@ -21,6 +21,8 @@ const (
 	Cluster  Mode = "cluster"  // several primaries, each with its slots
 )
 
+const defaultTimeout = 2 * time.Second
+
 // Options say where Redis is.
 type Options struct {
 	Mode Mode
@@ -52,7 +54,7 @@ type Options struct {
 	Offset func() time.Duration
 }
 
-// connect makes the client of the mode; it dials nothing yet.
+// connect makes a link; it dials nothing yet.
 //
 // Common to all: scripts answer a second run as the first, so that a retry is
 // safe. A reply that comes too late finds its connection closed: go-redis throws
@@ -61,7 +63,7 @@ type Options struct {
 // too. Nothing is read from replicas, ever: they lag behind ends. A command's
 // wait for a connection, its retries and their pauses all end with the call's
 // context.
-func (s *Store) connect(o Options) {
+func (s *Store) connect(o Options) *Link {
 	const (
 		poolSize   = 64
 		idleConns  = 32 // of them, once a burst is over
@@ -71,7 +73,7 @@ func (s *Store) connect(o Options) {
 	// No server of a maintenance window speaks first here, see above.
 	off := &maintnotifications.Config{Mode: maintnotifications.ModeDisabled}
 	if o.Mode == Cluster {
-		s.cluster = redis.NewClusterClient(&redis.ClusterOptions{
+		c := redis.NewClusterClient(&redis.ClusterOptions{
 			Addrs:     o.Addresses,
 			Protocol:  2,
 			Username:  o.Username,
@@ -89,21 +91,21 @@ func (s *Store) connect(o Options) {
 			// Each command here has keys of one slot, and goes to its master.
 			DisableRoutingPolicies: true,
 
-			DialTimeout:              s.timeout,
+			DialTimeout:              o.Timeout,
 			DialerRetries:            1,
-			ReadTimeout:              s.timeout,
-			WriteTimeout:             s.timeout,
+			ReadTimeout:              o.Timeout,
+			WriteTimeout:             o.Timeout,
 			ContextTimeoutEnabled:    true,
-			PoolTimeout:              s.timeout,
+			PoolTimeout:              o.Timeout,
 			PoolSize:                 poolSize,
 			MaxIdleConns:             idleConns,
 			PipelinePoolSize:         -1, // one pool: pipelines are rare
 			DisableIdentity:          true,
 			MaintNotificationsConfig: off,
 		})
-		s.rdb = s.cluster
-		return
+		return &Link{rdb: c, cluster: c, opts: o}
 	}
+	l := &Link{opts: o}
 	opts := &redis.Options{
 		Network:   network(o.Address),
 		Addr:      o.Address,
@@ -116,13 +118,13 @@ func (s *Store) connect(o Options) {
 		MaxRetries:            1,
 		MinRetryBackoff:       firstPause,
 		MaxRetryBackoff:       lastPause,
-		DialTimeout:           s.timeout,
+		DialTimeout:           o.Timeout,
 		DialerRetries:         1,
-		ReadTimeout:           s.timeout,
-		WriteTimeout:          s.timeout,
+		ReadTimeout:           o.Timeout,
+		WriteTimeout:          o.Timeout,
 		ContextTimeoutEnabled: true,
 		// A pool that waits as long as a call may take adds no wait of its own.
-		PoolTimeout:              s.timeout,
+		PoolTimeout:              o.Timeout,
 		PoolSize:                 poolSize,
 		MaxIdleConns:             idleConns,
 		PipelinePoolSize:         -1, // one pool: pipelines are rare
@@ -130,14 +132,15 @@ func (s *Store) connect(o Options) {
 		MaintNotificationsConfig: off,
 	}
 	if o.Mode == Sentinel {
-		s.sentinels = newSentinels(o, s.timeout)
+		l.sentinels = newSentinels(o)
 		opts.Network, opts.Addr = "tcp", "primary of "+o.MasterName
-		opts.Dialer = s.sentinels.dial
+		opts.Dialer = l.sentinels.dial
 		// A READONLY answer costs one, the dial that finds the next primary not
 		// yet promoted another.
 		opts.MaxRetries = 3
 	}
-	s.rdb = redis.NewClient(opts)
+	l.rdb = redis.NewClient(opts)
+	return l
 }
 
 // go-redis writes to a logger of the whole process. Whatever it has to say of a
@@ -153,13 +156,4 @@ func network(address string) string {
 		return "unix"
 	}
 	return "tcp"
-}
-
-// Close closes the connections.
-func (s *Store) Close() error {
-	err := s.rdb.Close()
-	if s.sentinels != nil {
-		s.sentinels.close()
-	}
-	return err
 }

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"log/slog"
 	"strings"
 
 	"github.com/redis/go-redis/v9"
@@ -28,10 +29,10 @@ func (s *Store) Epoch() uint64 {
 // Meet asks every primary for a sign of life, and so has Epoch know them all.
 func (s *Store) Meet(ctx context.Context) error {
 	return s.measure(ctx, "meet", func(ctx context.Context) error {
-		if s.cluster == nil {
-			return s.rdb.Ping(ctx).Err()
+		if s.cluster() == nil {
+			return s.rdb().Ping(ctx).Err()
 		}
-		return s.cluster.ForEachMaster(ctx, func(ctx context.Context, master *redis.Client) error {
+		return s.cluster().ForEachMaster(ctx, func(ctx context.Context, master *redis.Client) error {
 			return master.Ping(ctx).Err()
 		})
 	})
@@ -43,13 +44,18 @@ func (s *Store) Meet(ctx context.Context) error {
 func (s *Store) connected(ctx context.Context, cn *redis.Conn) error {
 	info, err := cn.Info(ctx, "replication").Result()
 	if _, replied := errors.AsType[redis.Error](err); replied {
-		// Not allowed to ask. It may be anybody; but who took each connection for
-		// another Redis would never come to refresh anything.
+		// Not allowed to ask, or asked of something that only speaks like Redis. It
+		// may be anybody; but who took each connection for another Redis would never
+		// come to refresh anything.
 		s.blind.Do(func() {
 			if s.log == nil {
 				return
 			}
-			s.log.Warn("redis refuses INFO replication: what a failover or a restart loses is not written again", "err", err.Error())
+			level := slog.LevelDebug
+			if redis.HasErrorPrefix(err, "NOPERM") {
+				level = slog.LevelWarn // an operator can mend it
+			}
+			s.log.Log(ctx, level, "redis refuses INFO replication: what a failover or a restart loses is not written again", slog.String("err", err.Error()))
 		})
 		return nil
 	}
@@ -59,7 +65,7 @@ func (s *Store) connected(ctx context.Context, cn *redis.Conn) error {
 	role := field(info, "role")
 	if role == "master" {
 		s.history(field(info, "master_replid"))
-	} else if s.sentinels != nil {
+	} else if s.sentinels() != nil {
 		// Named a primary and not promoted yet, or not any more.
 		return fmt.Errorf("store: the primary that the sentinels name is a %s", role)
 	}
@@ -80,7 +86,7 @@ func (s *Store) history(id string) {
 	if len(s.histories) >= maxHistories {
 		clear(s.histories)
 	}
-	if s.cluster == nil {
+	if s.cluster() == nil {
 		// There is one primary. Whoever goes back to another than the last one
 		// leaves what was written in between.
 		clear(s.histories)

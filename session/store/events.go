@@ -43,9 +43,9 @@ func (s *Store) Run(ctx context.Context, handle func(Event)) {
 	})
 	for ctx.Err() == nil {
 		s.beatAll(ctx, work.Go)
-		if s.sentinels != nil {
+		if s.sentinels() != nil {
 			// It closes the connections to a primary that has been replaced.
-			work.Go(func() { _, _ = s.sentinels.find(ctx) })
+			work.Go(func() { _, _ = s.sentinels().find(ctx) })
 		}
 		wait(ctx, beatInterval)
 	}
@@ -61,16 +61,17 @@ func wait(ctx context.Context, d time.Duration) {
 }
 
 // listen subscribes and hands events on until the subscription breaks, goes
-// silent, or ctx is done. A half-open connection would ping well and hear
+// silent, its link is replaced, or ctx is done. A half-open connection would ping well and hear
 // nothing: silence for longer than a few beats ends it.
 func (s *Store) listen(ctx context.Context, handle func(Event)) {
-	sub := s.rdb.Subscribe(ctx, s.channel())
+	link := s.link.Load()
+	sub := link.rdb.Subscribe(ctx, s.channel())
 	defer sub.Close()
 	// What is published between two subscriptions is heard by nobody: what was
 	// learnt before this one can't be kept up.
 	defer s.deafen()
 	defer s.setListening(time.Time{})
-	for ctx.Err() == nil {
+	for ctx.Err() == nil && s.link.Load() == link {
 		msg, err := sub.ReceiveTimeout(ctx, 4*beatInterval)
 		if err != nil {
 			return

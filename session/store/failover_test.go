@@ -46,13 +46,15 @@ func outage(t *testing.T, o Options, break_ func(ctx context.Context, s *Store, 
 	o.Timeout = time.Second
 	var ends heard
 	s := running(t, o, ends.handle)
-	f := &fixture{Store: s, t: t, rdb: s.rdb, app: [8]byte{1}, keys: [][4]byte{{9}}}
+	f := &fixture{Store: s, t: t, rdb: s.rdb(), app: [8]byte{1}, keys: [][4]byte{{9}}}
 	until(t, 5*time.Second, "hears itself", s.Hears)
 	ctx, cancel := context.WithTimeout(t.Context(), 25*time.Second)
 	defer cancel()
 	sid := f.begin()
 	// Replication is not what is tested: what was written is there.
-	if _, waited := (&Store{rdb: s.rdb, cluster: s.cluster, wait: 1}).replicated(ctx, s.recordKey(sid), func(c redis.Cmdable) redis.Cmder { return c.Ping(ctx) }); waited < 1 {
+	waiting := new(Store)
+	waiting.link.Store(&Link{rdb: s.rdb(), cluster: s.cluster(), opts: Options{WaitReplicas: 1}})
+	if _, waited := waiting.replicated(ctx, s.recordKey(sid), func(c redis.Cmdable) redis.Cmder { return c.Ping(ctx) }); waited < 1 {
 		t.Fatal("no replica")
 	}
 	epoch := s.Epoch()

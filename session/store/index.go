@@ -38,7 +38,7 @@ func (s *Store) lockKey(i Index) string   { return s.prefix + "l:{" + text(i) + 
 func (s *Store) Indexed(ctx context.Context, sid [16]byte, expires time.Time, indexes ...Index) error {
 	return s.measure(ctx, "index", func(ctx context.Context) error {
 		for _, i := range indexes {
-			err := indexAddScript.Run(ctx, s.rdb, []string{s.indexKey(i)},
+			err := indexAddScript.Run(ctx, s.rdb(), []string{s.indexKey(i)},
 				s.offset().Milliseconds(), text(sid), expires.UnixMilli(), (24 * time.Hour).Milliseconds()).Err()
 			if err != nil {
 				return err
@@ -53,7 +53,7 @@ func (s *Store) Sessions(ctx context.Context, indexes ...Index) (sids [][16]byte
 	err = s.measure(ctx, "index", func(ctx context.Context) error {
 		known := map[[16]byte]bool{}
 		for _, i := range indexes {
-			names, err := s.rdb.ZRange(ctx, s.indexKey(i), 0, maxIndexed-1).Result()
+			names, err := s.rdb().ZRange(ctx, s.indexKey(i), 0, maxIndexed-1).Result()
 			if err != nil {
 				return err
 			}
@@ -81,7 +81,7 @@ func (s *Store) Unindex(ctx context.Context, i Index, sids ...[16]byte) error {
 		for n, sid := range sids {
 			names[n] = text(sid)
 		}
-		return s.rdb.ZRem(ctx, s.indexKey(i), names...).Err()
+		return s.rdb().ZRem(ctx, s.indexKey(i), names...).Err()
 	})
 }
 
@@ -93,7 +93,7 @@ func (s *Store) ReadAll(ctx context.Context, sids [][16]byte) (found map[[16]byt
 		n := min(batch, len(sids))
 		err = s.measure(ctx, "read_all", func(ctx context.Context) error {
 			replies := make([]*redis.StringCmd, n)
-			_, err := s.rdb.Pipelined(ctx, func(p redis.Pipeliner) error {
+			_, err := s.rdb().Pipelined(ctx, func(p redis.Pipeliner) error {
 				for i, sid := range sids[:n] {
 					replies[i] = p.Get(ctx, s.recordKey(sid))
 				}
@@ -144,7 +144,7 @@ func (s *Store) LockNew(ctx context.Context, i Index, ttl time.Duration) error {
 func (s *Store) UnlockNew(ctx context.Context, indexes ...Index) error {
 	return s.measure(ctx, "lock", func(ctx context.Context) error {
 		for _, i := range indexes {
-			if err := s.rdb.Del(ctx, s.lockKey(i)).Err(); err != nil {
+			if err := s.rdb().Del(ctx, s.lockKey(i)).Err(); err != nil {
 				return err
 			}
 		}
@@ -163,7 +163,7 @@ func (s *Store) Standings(ctx context.Context, indexes ...Index) (out []Standing
 	err = s.measure(ctx, "standing", func(ctx context.Context) error {
 		out = make([]Standing, len(indexes))
 		notices, locks := make([]*redis.StringCmd, len(indexes)), make([]*redis.IntCmd, len(indexes))
-		_, err := s.rdb.Pipelined(ctx, func(p redis.Pipeliner) error {
+		_, err := s.rdb().Pipelined(ctx, func(p redis.Pipeliner) error {
 			for n, i := range indexes {
 				notices[n], locks[n] = p.Get(ctx, s.noticeKey(i)), p.Exists(ctx, s.lockKey(i))
 			}
@@ -199,7 +199,7 @@ func (s *Store) NotBefore(ctx context.Context, app [8]byte) (time.Time, error) {
 func (s *Store) readNotBefore(ctx context.Context) error {
 	start := time.Now()
 	return s.measure(ctx, "not_before", func(ctx context.Context) error {
-		all, err := s.rdb.HGetAll(ctx, s.prefix+"not_before").Result()
+		all, err := s.rdb().HGetAll(ctx, s.prefix+"not_before").Result()
 		if err != nil {
 			return err
 		}

@@ -32,12 +32,13 @@ func (s *Store) Inspect(ctx context.Context) ([]Node, error) {
 	if err != nil {
 		return nil, err
 	}
+	by := s.link.Load().opts
 	for i := range nodes {
 		o := &redis.Options{
 			Network: network(nodes[i].Address), Addr: nodes[i].Address, Protocol: 2,
-			Username: s.opts.Username, Password: s.opts.Password, TLSConfig: s.opts.TLS,
+			Username: by.Username, Password: by.Password, TLSConfig: by.TLS,
 			MaxRetries:  -1, // to show what a first try meets
-			DialTimeout: s.timeout, DialerRetries: 1, ReadTimeout: s.timeout, WriteTimeout: s.timeout, ContextTimeoutEnabled: true,
+			DialTimeout: by.Timeout, DialerRetries: 1, ReadTimeout: by.Timeout, WriteTimeout: by.Timeout, ContextTimeoutEnabled: true,
 			PoolSize: 1, PipelinePoolSize: -1, DisableIdentity: true,
 			MaintNotificationsConfig: &maintnotifications.Config{Mode: maintnotifications.ModeDisabled},
 		}
@@ -51,8 +52,8 @@ func (s *Store) Inspect(ctx context.Context) ([]Node, error) {
 // nodes lists the servers, primaries first.
 func (s *Store) nodes(ctx context.Context) (nodes []Node, err error) {
 	switch {
-	case s.cluster != nil:
-		served, err := s.cluster.ClusterSlots(ctx).Result()
+	case s.cluster() != nil:
+		served, err := s.cluster().ClusterSlots(ctx).Result()
 		if err != nil {
 			return nil, err
 		}
@@ -64,17 +65,17 @@ func (s *Store) nodes(ctx context.Context) (nodes []Node, err error) {
 			}
 		}
 		slices.SortStableFunc(nodes, func(a, b Node) int { return flag(b.Primary) - flag(a.Primary) })
-	case s.sentinels != nil:
-		primary, err := s.sentinels.find(ctx)
+	case s.sentinels() != nil:
+		primary, err := s.sentinels().find(ctx)
 		if err != nil {
 			return nil, err
 		}
 		nodes = []Node{{Address: primary, Primary: true}}
-		for _, address := range s.sentinels.replicas(ctx) {
+		for _, address := range s.sentinels().replicas(ctx) {
 			nodes = append(nodes, Node{Address: address})
 		}
 	default:
-		nodes = []Node{{Address: s.opts.Address, Primary: true}}
+		nodes = []Node{{Address: s.link.Load().opts.Address, Primary: true}}
 	}
 	return nodes, nil
 }

@@ -110,7 +110,7 @@ func testEveryOperation(t *testing.T, f *fixture) {
 	nodes, err := f.Inspect(ctx)
 	ok(err)
 	primaries, replicas := 1, 0
-	switch f.opts.Mode {
+	switch f.link.Load().opts.Mode {
 	case Sentinel:
 		replicas = 2
 	case Cluster:
@@ -128,7 +128,7 @@ func testEveryOperation(t *testing.T, f *fixture) {
 		if n.Primary != (n.Role == "master") || n.Policy != "noeviction" || n.Ahead.Abs() > time.Second || n.MinReplicas {
 			t.Errorf("%+v", n)
 		}
-		if n.Primary && f.opts.Mode != Single && n.Replicas == 0 {
+		if n.Primary && f.link.Load().opts.Mode != Single && n.Replicas == 0 {
 			t.Errorf("%+v", n)
 		}
 	}

@@ -30,7 +30,7 @@ func (s *Store) excused(sid [16]byte) []byte {
 	defer s.mu.Unlock()
 	var pairs []byte
 	for _, sh := range s.shards {
-		if s.cluster != nil && !sh.has(slot(text(sid))) {
+		if s.cluster() != nil && !sh.has(slot(text(sid))) {
 			continue
 		}
 		for _, o := range sh.outages {

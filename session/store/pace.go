@@ -18,7 +18,7 @@ var paceScript = redis.NewScript(paceLua)
 // is to wait for it. If that is longer than longest, nothing is booked.
 func (s *Store) Pace(ctx context.Context, app string, perSecond int, longest time.Duration) (wait time.Duration, booked bool, err error) {
 	err = s.measure(ctx, "pace", func(ctx context.Context) error {
-		reply, err := paceScript.Run(ctx, s.rdb, []string{s.prefix + "pace:{" + app + "}"},
+		reply, err := paceScript.Run(ctx, s.rdb(), []string{s.prefix + "pace:{" + app + "}"},
 			s.offset().Milliseconds(), perSecond, longest.Milliseconds()).Int64Slice()
 		if err != nil {
 			return err

@@ -20,8 +20,8 @@ const enough = 1 << 30
 
 // eval runs a script, and returns how many replicas have what it wrote.
 func (s *Store) eval(ctx context.Context, sc *script, keys []string, args []any) (reply *redis.Cmd, replicas int) {
-	if s.wait == 0 || !sc.durable {
-		return sc.lua.Run(ctx, s.rdb, keys, args...), enough
+	if s.wait() == 0 || !sc.durable {
+		return sc.lua.Run(ctx, s.rdb(), keys, args...), enough
 	}
 	cmd, replicas := s.replicated(ctx, keys[0], func(c redis.Cmdable) redis.Cmder {
 		return sc.lua.EvalSha(ctx, c, keys, args...)
@@ -39,14 +39,14 @@ func (s *Store) eval(ctx context.Context, sc *script, keys []string, args []any)
 // its connection has seen: also for a command that only finds what its first
 // run wrote.
 func (s *Store) replicated(ctx context.Context, key string, send func(redis.Cmdable) redis.Cmder) (cmd redis.Cmder, replicas int) {
-	if s.wait == 0 {
-		return send(s.rdb), enough
+	if s.wait() == 0 {
+		return send(s.rdb()), enough
 	}
-	if s.cluster == nil {
-		cmd, waited := s.withWait(ctx, s.rdb, send)
+	if s.cluster() == nil {
+		cmd, waited := s.withWait(ctx, s.rdb(), send)
 		return cmd, waited
 	}
-	node, err := s.cluster.MasterForKey(ctx, key)
+	node, err := s.cluster().MasterForKey(ctx, key)
 	if err == nil {
 		if cmd, replicas = s.withWait(ctx, node, send); !elsewhere(cmd.Err()) {
 			return cmd, replicas
@@ -54,10 +54,10 @@ func (s *Store) replicated(ctx context.Context, key string, send func(redis.Cmda
 	}
 	// The slot is on its way, or its master has gone: the Cluster's client knows
 	// how to follow. To write twice is to write once.
-	if cmd = send(s.rdb); cmd.Err() != nil {
+	if cmd = send(s.rdb()); cmd.Err() != nil {
 		return cmd, 0
 	}
-	if node, err = s.cluster.MasterForKey(ctx, key); err != nil {
+	if node, err = s.cluster().MasterForKey(ctx, key); err != nil {
 		return cmd, 0
 	}
 	_, replicas = s.withWait(ctx, node, func(c redis.Cmdable) redis.Cmder { return c.Ping(ctx) })
@@ -68,7 +68,7 @@ func (s *Store) withWait(ctx context.Context, c redis.Cmdable, send func(redis.C
 	var waited *redis.IntCmd
 	_, _ = c.Pipelined(ctx, func(p redis.Pipeliner) error {
 		cmd = send(p)
-		waited = redis.NewIntCmd(ctx, "wait", s.wait, waitTimeout.Milliseconds())
+		waited = redis.NewIntCmd(ctx, "wait", s.wait(), waitTimeout.Milliseconds())
 		return p.Process(ctx, waited)
 	})
 	return cmd, int(waited.Val())
@@ -100,7 +100,7 @@ func elsewhere(err error) bool {
 // acknowledged counts a write that too few replicas have. Nothing is refused for
 // it: that would make an outage of a dead replica.
 func (s *Store) acknowledged(ctx context.Context, operation string, replicas int) {
-	if replicas >= s.wait {
+	if replicas >= s.wait() {
 		return
 	}
 	s.unreplicated.WithLabelValues(operation).Inc()
@@ -115,6 +115,6 @@ func (s *Store) acknowledged(ctx context.Context, operation string, replicas int
 	s.mu.Unlock()
 	if !quiet {
 		s.log.LogAttrs(ctx, slog.LevelWarn, "redis: too few replicas acknowledge writes: a failover now would lose them",
-			slog.String("operation", operation), slog.Int("acknowledged", replicas), slog.Int("wait_replicas", s.wait))
+			slog.String("operation", operation), slog.Int("acknowledged", replicas), slog.Int("wait_replicas", s.wait()))
 	}
 }

@@ -49,8 +49,8 @@ const (
 	askAgain = 50 * time.Millisecond
 )
 
-func newSentinels(o Options, timeout time.Duration) *sentinels {
-	p := &sentinels{name: o.MasterName, tls: o.TLS, timeout: timeout, log: o.Log, conns: map[*primaryConn]struct{}{}}
+func newSentinels(o Options) *sentinels {
+	p := &sentinels{name: o.MasterName, tls: o.TLS, timeout: o.Timeout, log: o.Log, conns: map[*primaryConn]struct{}{}}
 	for _, address := range o.Addresses {
 		p.clients = append(p.clients, redis.NewClient(&redis.Options{
 			Addr:      address,

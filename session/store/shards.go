@@ -67,10 +67,14 @@ func (s *Store) Ping(ctx context.Context) error {
 	if err := s.findShards(ctx, false); err != nil {
 		return err
 	}
-	shards := s.allShards()
+	return anyOf(s.allShards(), func(sh *shard) error { return s.beat(ctx, sh) })
+}
+
+// anyOf asks all at once, and returns nil as soon as one answers so.
+func anyOf(shards []*shard, ask func(*shard) error) error {
 	errs := make(chan error, len(shards))
 	for _, sh := range shards {
-		go func() { errs <- s.beat(ctx, sh) }()
+		go func() { errs <- ask(sh) }()
 	}
 	var failures []error
 	for range shards {
@@ -93,11 +97,11 @@ var errNoShards = errors.New("store: the Cluster has no slots")
 
 // findShards learns a Cluster's shards: again if they are known already.
 func (s *Store) findShards(ctx context.Context, again bool) error {
-	if s.cluster == nil || !again && len(s.allShards()) > 0 {
+	if s.cluster() == nil || !again && len(s.allShards()) > 0 {
 		return nil
 	}
 	return s.measure(ctx, "shards", func(ctx context.Context) error {
-		served, err := s.cluster.ClusterSlots(ctx).Result()
+		served, err := s.cluster().ClusterSlots(ctx).Result()
 		if err != nil {
 			return err
 		}
@@ -176,8 +180,7 @@ func (s *Store) beat(ctx context.Context, sh *shard) error {
 	}
 	s.mu.Unlock()
 	return s.measure(ctx, "beat", func(ctx context.Context) error {
-		reply, err := beatScript.Run(ctx, s.rdb, []string{sh.key},
-			(10 * time.Second).Milliseconds(), s.channel(), s.replica, count).Slice()
+		reply, err := s.runBeat(ctx, s.link.Load(), sh, count)
 		// Out of memory is the one refusal that ends get around.
 		_, replied := errors.AsType[redis.Error](err)
 		s.mu.Lock()
@@ -209,6 +212,10 @@ func (s *Store) beat(ctx context.Context, sh *shard) error {
 		s.mu.Unlock()
 		return nil
 	})
+}
+
+func (s *Store) runBeat(ctx context.Context, l *Link, sh *shard, count uint64) ([]any, error) {
+	return beatScript.Run(ctx, l.rdb, []string{sh.key}, (10 * time.Second).Milliseconds(), s.channel(), s.replica, count).Slice()
 }
 
 // heardBeat notes that a beat of this replica's has come back.
@@ -250,7 +257,7 @@ func (s *Store) Lame(sids ...[16]byte) bool {
 		if !sh.lame {
 			continue
 		}
-		if s.cluster == nil {
+		if s.cluster() == nil {
 			return true
 		}
 		for _, sid := range sids {

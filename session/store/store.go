@@ -25,6 +25,7 @@
 package store
 
 import (
+	"cmp"
 	"context"
 	"crypto/rand"
 	"encoding/base64"
@@ -42,18 +43,13 @@ import (
 
 // Store keeps sessions in Redis.
 type Store struct {
-	rdb       redis.UniversalClient
-	together  together
-	cluster   *redis.ClusterClient // rdb, in a Cluster; else nil
-	sentinels *sentinels           // nil without
-	opts      Options
-	prefix    string
-	timeout   time.Duration
-	wait      int // replicas to wait for
-	offset    func() time.Duration
-	log       *slog.Logger // or nil
-	blind     sync.Once    // tells that INFO may not be asked
-	replica   string       // names this process's beats
+	link     atomic.Pointer[Link] // by which calls go
+	together together
+	prefix   string
+	offset   func() time.Duration
+	log      *slog.Logger // or nil
+	blind    sync.Once    // tells that INFO may not be asked
+	replica  string       // names this process's beats
 
 	latency      *prometheus.HistogramVec
 	unreplicated *prometheus.CounterVec
@@ -79,13 +75,13 @@ type Store struct {
 	epoch     uint64
 	histories map[string]bool // of the primaries that were connected to
 	warnedAt  time.Time       // of replicas that don't acknowledge
+
+	leaving map[*Link]*time.Timer // links that calls may still go by
 }
 
 // New returns a Store. It does not dial.
 func New(opts Options) *Store {
-	if opts.Timeout == 0 {
-		opts.Timeout = 2 * time.Second
-	}
+	opts.Timeout = cmp.Or(opts.Timeout, defaultTimeout)
 	if opts.Address == "" && len(opts.Addresses) > 0 {
 		opts.Address = opts.Addresses[0]
 	} else if len(opts.Addresses) == 0 {
@@ -97,16 +93,14 @@ func New(opts Options) *Store {
 	var id [9]byte
 	rand.Read(id[:])
 	s := &Store{
-		opts:    opts,
 		prefix:  opts.KeyPrefix,
-		timeout: opts.Timeout,
-		wait:    opts.WaitReplicas,
 		offset:  opts.Offset,
 		log:     opts.Log,
 		replica: base64.RawURLEncoding.EncodeToString(id[:]),
 		sent:    map[uint64]sentBeat{},
 
 		histories: map[string]bool{},
+		leaving:   map[*Link]*time.Timer{},
 		latency: prometheus.NewHistogramVec(prometheus.HistogramOpts{
 			Name:    "cloakroom_store_seconds",
 			Help:    "Time that a call of the session store took, by operation and result.",
@@ -117,8 +111,8 @@ func New(opts Options) *Store {
 			Help: "Writes that fewer replicas than redis.wait_replicas acknowledged in time, by operation.",
 		}, []string{"operation"}),
 	}
-	s.connect(opts)
-	if s.cluster == nil {
+	s.link.Store(s.connect(opts))
+	if s.cluster() == nil {
 		s.shards = []*shard{{key: s.prefix + "beat:" + s.replica}}
 	}
 	s.publish()
@@ -136,7 +130,7 @@ func (s *Store) channel() string                    { return s.prefix + "events"
 
 // measure runs one call within the timeout.
 func (s *Store) measure(ctx context.Context, operation string, call func(context.Context) error) error {
-	ctx, cancel := context.WithTimeout(ctx, s.timeout)
+	ctx, cancel := context.WithTimeout(ctx, s.timeout())
 	defer cancel()
 	start := time.Now()
 	err := call(ctx)
@@ -197,10 +191,10 @@ func (s *Store) Read(ctx context.Context, sid [16]byte) (r Record, found bool, e
 // get is a plain read. In a Cluster it goes by itself: a node that is down would
 // keep the others' answers waiting.
 func (s *Store) get(ctx context.Context, key string) ([]byte, error) {
-	if s.cluster != nil {
-		return s.rdb.Get(ctx, key).Bytes()
+	if s.cluster() != nil {
+		return s.rdb().Get(ctx, key).Bytes()
 	}
-	return s.together.get(ctx, s.rdb, key)
+	return s.together.get(ctx, s.rdb(), key)
 }
 
 // Result is what a script answered.

@@ -36,7 +36,7 @@ func fixtureOf(t *testing.T, o Options) *fixture {
 	f := &fixture{t: t, app: [8]byte{1, 2, 3}, keys: [][4]byte{{9}, {7}}}
 	o.Offset = func() time.Duration { return f.offset }
 	f.Store = New(o)
-	f.rdb = f.Store.rdb
+	f.rdb = f.Store.rdb()
 	t.Cleanup(func() { f.Close() })
 	return f
 }

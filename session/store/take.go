@@ -25,7 +25,7 @@ func (s *Store) takeKey(name [32]byte) string {
 // nothing. An error means that nobody knows: refuse.
 func (s *Store) Take(ctx context.Context, name [32]byte, perMinute int) (allowed bool, retryAfter time.Duration, err error) {
 	err = s.measure(ctx, "take", func(ctx context.Context) error {
-		reply, err := takeScript.Run(ctx, s.rdb, []string{s.takeKey(name)}, s.offset().Milliseconds(), perMinute).Int64Slice()
+		reply, err := takeScript.Run(ctx, s.rdb(), []string{s.takeKey(name)}, s.offset().Milliseconds(), perMinute).Int64Slice()
 		if err != nil {
 			return err
 		}
@@ -60,7 +60,7 @@ func (s *Store) TakeTurn(ctx context.Context, name [32]byte, lease time.Duration
 	err = s.measure(ctx, "turn", func(ctx context.Context) error {
 		// A reply that is lost, and retried, finds our own mark and takes it for
 		// another's: the caller tries again later, which is safe.
-		err := s.rdb.SetArgs(ctx, s.turnKey(name), "", redis.SetArgs{Mode: "NX", TTL: lease}).Err()
+		err := s.rdb().SetArgs(ctx, s.turnKey(name), "", redis.SetArgs{Mode: "NX", TTL: lease}).Err()
 		if err == nil {
 			turn = TurnFirst
 			return nil
@@ -68,7 +68,7 @@ func (s *Store) TakeTurn(ctx context.Context, name [32]byte, lease time.Duration
 		if !errors.Is(err, redis.Nil) {
 			return err
 		}
-		state, err := s.rdb.Get(ctx, s.turnKey(name)).Result()
+		state, err := s.rdb().Get(ctx, s.turnKey(name)).Result()
 		if state == turnDone {
 			turn = TurnDone
 		}
@@ -83,6 +83,6 @@ func (s *Store) TakeTurn(ctx context.Context, name [32]byte, lease time.Duration
 // FinishTurn remembers for ttl that what name stands for has been done.
 func (s *Store) FinishTurn(ctx context.Context, name [32]byte, ttl time.Duration) error {
 	return s.measure(ctx, "turn", func(ctx context.Context) error {
-		return s.rdb.Set(ctx, s.turnKey(name), turnDone, ttl).Err()
+		return s.rdb().Set(ctx, s.turnKey(name), turnDone, ttl).Err()
 	})
 }
