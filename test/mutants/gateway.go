@@ -103,4 +103,29 @@ var ofTheGateway = []mutant{
 		},
 		pkg: "gateway/upstream", test: "TestRequestsDoNotShareTheirTraces",
 	},
+	{
+		id: "check-from-anybody", rule: "what a request was is a trusted proxy's word, and nobody else's",
+		edits: []edit{{"gateway/auth.go", "if !proxy.FromTrusted(r, s.trusted) {", "if false {"}},
+		pkg:   "gateway", test: "TestAuthWhoMayAsk",
+	},
+	{
+		id: "check-without-secret", rule: "a page that asks through the proxy reads no token",
+		edits: []edit{{"gateway/auth.go", "if !a.ForwardAuth.shown(r.Header[authHeader]) {", "if false {"}},
+		pkg:   "gateway", test: "TestAuthWhoMayAsk",
+	},
+	{
+		id: "check-refreshes", rule: "what may not reach the browser rotates nothing",
+		edits: []edit{{"gateway/proxied.go", "NoRefresh: true} // what", "NoRefresh: false} // what"}},
+		pkg:   "gateway", test: "TestAuthChangesNothing",
+	},
+	{
+		id: "check-forged-identity", rule: "a request that says who its user is gets no yes",
+		edits: []edit{{"gateway/auth.go", "case slices.ContainsFunc(a.identity, ", "case false && slices.ContainsFunc(a.identity, "}},
+		pkg:   "gateway", test: "TestAuthClaims",
+	},
+	{
+		id: "two-ends", rule: "no request follows one whose end others may have seen elsewhere",
+		edits: []edit{{"gateway/framing.go", "return len(r.TransferEncoding) > 0", "return false"}},
+		pkg:   "gateway", test: "TestTwoEnds",
+	},
 }
