@@ -8,6 +8,7 @@ import (
 	"maps"
 	"net"
 	"net/http"
+	"strings"
 	"sync"
 	"time"
 
@@ -170,7 +171,7 @@ func (x *exchange) body(c *clock) (*requestBody, http.Header) {
 	}
 	var trailer http.Header
 	for name := range x.in.Trailer {
-		if x.proxy.filter.trailer(name) {
+		if isToken(name) && x.proxy.filter.trailer(name) {
 			if trailer == nil {
 				trailer = make(http.Header)
 			}
@@ -178,6 +179,16 @@ func (x *exchange) body(c *clock) (*requestBody, http.Header) {
 		}
 	}
 	return &requestBody{x.in.Body, x, c, trailer}, trailer
+}
+
+// isToken reports whether s can be a field's name (RFC 9110 section 5.1).
+func isToken(s string) bool {
+	for i := range len(s) {
+		if c := s[i]; !('a' <= c && c <= 'z' || 'A' <= c && c <= 'Z' || '0' <= c && c <= '9' || strings.IndexByte("!#$%&'*+-.^_`|~", c) >= 0) {
+			return false
+		}
+	}
+	return s != ""
 }
 
 // clock calls late once, when it has not been wound or stopped for a while.

@@ -80,7 +80,7 @@ func (x *exchange) forwardRelayed() error {
 	if x.announce(h, names) > 0 && x.in.ProtoMajor == 1 && x.in.Method != http.MethodHead {
 		delete(h, "Content-Length") // HTTP/1.1 has trailers after chunks alone
 	}
-	if res.ContentLength < 0 && res.ProtoMajor == 1 && len(res.TransferEncoding) == 0 && x.in.ProtoMajor == 1 {
+	if res.ContentLength < 0 && res.ProtoMajor == 1 && len(res.TransferEncoding) == 0 && x.in.ProtoMajor == 1 && x.in.Method != http.MethodHead {
 		h["Connection"] = []string{"close"} // its end can't be told from a cut
 	}
 	x.begin(res.StatusCode)

@@ -167,6 +167,32 @@ func TestI05RequestTrailers(t *testing.T) {
 	}
 }
 
+// Names that can be no field's would be net/http's reason to refuse the request, and
+// somebody's to call the upstream unreachable.
+func TestI05TrailersThatAreNone(t *testing.T) {
+	u := serveRaw(t, func(_ *rawUpstream, _ string, c net.Conn, br *bufio.Reader) bool {
+		for line := ""; line != "\r\n"; {
+			line, _ = br.ReadString('\n')
+			if line == "" {
+				return false
+			}
+		}
+		io.WriteString(c, okAnswer)
+		return false
+	})
+	for name, transport := range map[string]http.RoundTripper{"direct": nil, "relayed": newTransport(t, nil)} {
+		t.Run(name, func(t *testing.T) {
+			cfg := u.to()
+			cfg.Transport = transport
+			f := newFront(t, cfg, frontOptions{})
+			got := send(t, f.addr, request("POST", "/", "0\r\n\r\n", "Transfer-Encoding: chunked", "Trailer: A b, C: d, \"e\", X-Fine"))
+			if head := u.last(t); status(got) != "200" || !slices.Equal(values(head, "Trailer"), []string{"X-Fine"}) {
+				t.Errorf("answer %q, head %q", got, head)
+			}
+		})
+	}
+}
+
 func TestLargeBodiesBothWays(t *testing.T) {
 	payload := bytes.Repeat([]byte("0123456789abcdef"), 1<<16) // 1 MiB
 	srv := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { io.Copy(w, r.Body) }))

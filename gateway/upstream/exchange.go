@@ -24,6 +24,7 @@ var (
 
 	errRequestLine   = errors.New("the request line can't be written")
 	errAborted       = errors.New("aborted")
+	errBusy          = errors.New("all connections are busy")
 	errNotHTTP       = errors.New("the answer is not HTTP/1")
 	errInformational = errors.New("too many informational answers")
 	errSwitched      = errors.New("switched protocols unasked")
@@ -146,6 +147,8 @@ func (p *Pool) Do(x *Exchange) error {
 			return errAborted
 		case err == ErrTimeout && !x.isSent():
 			return ErrTimeout // the client's fault as much as the upstream's
+		case err == errBusy:
+			return ErrTimeout // nobody has asked the address
 		case err == ErrTimeout || time.Since(x.began) >= x.Timeout && unopened:
 			a.fail(ErrTimeout, unopened)
 			return ErrTimeout
@@ -203,7 +206,7 @@ func (x *Exchange) connect(fresh bool) (*conn, error) {
 			}); err != nil {
 				x.a = nil // has no token to give back
 				a.end()
-				return nil, err
+				return nil, errBusy
 			}
 		}
 	}
@@ -314,13 +317,7 @@ func (x *Exchange) appendHead(b []byte) []byte {
 
 // headBy is when the answer's header is due.
 func (x *Exchange) headBy() time.Time {
-	by := x.began.Add(x.Timeout)
-	if at := x.progress.Load(); at != 0 {
-		if later := time.Unix(0, at).Add(x.Timeout); later.After(by) {
-			by = later
-		}
-	}
-	return by
+	return x.began.Add(time.Duration(x.progress.Load()) + x.Timeout)
 }
 
 // readHead reads informational answers, and the final one's header.

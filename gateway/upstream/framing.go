@@ -61,8 +61,11 @@ func (h *Head) framing(method string) (f framed, err error) {
 		case "Www-Authenticate":
 			// These authenticate the connection, and it would be another user's
 			// next (RFC 4559 section 6).
-			if scheme, _, _ := strings.Cut(field.Value, " "); strings.EqualFold(scheme, "NTLM") || strings.EqualFold(scheme, "Negotiate") {
-				f.keep = false
+			for challenge := range strings.SplitSeq(field.Value, ",") {
+				scheme, _, _ := strings.Cut(strings.Trim(challenge, " \t"), " ")
+				if strings.EqualFold(scheme, "NTLM") || strings.EqualFold(scheme, "Negotiate") {
+					f.keep = false
+				}
 			}
 		case "Trailer":
 			for name := range strings.SplitSeq(field.Value, ",") {
@@ -76,6 +79,10 @@ func (h *Head) framing(method string) (f framed, err error) {
 	switch {
 	case chunked && f.length >= 0:
 		return f, errBothWays
+	case h.Status == http.StatusNoContent && (chunked || f.length > 0):
+		// RFC 9110 section 8.6, RFC 9112 section 6.1: not to be sent. Who names a body
+		// all the same may send it, too, if only after the next request is under way.
+		f.by, f.keep = byNothing, false
 	case method == http.MethodHead || h.Status < 200 || h.Status == http.StatusNoContent || h.Status == http.StatusNotModified:
 		f.by = byNothing
 	case chunked:

@@ -191,6 +191,14 @@ func TestAnswers(t *testing.T) {
 		{"I-10 a second answer", "GET", ok11 + "Content-Length: 3\r\n\r\nabc" + ok11 + "\r\n", "abc", false},
 		{"I-10 more than the chunks", "GET", ok11 + chunkedLine + "\r\n0\r\n\r\nX", "", false},
 		{"I-11 NTLM", "GET", "HTTP/1.1 401 X\r\nWWW-Authenticate: ntlm abc\r\nContent-Length: 0\r\n\r\n", "", false},
+		{"I-11 NTLM among others", "GET", "HTTP/1.1 401 X\r\nWWW-Authenticate: Bearer realm=\"a\", NTLM\r\nContent-Length: 0\r\n\r\n", "", false},
+		{"I-10 204 that names a body", "GET", "HTTP/1.1 204 No Content\r\nContent-Length: 3\r\n\r\n", "", false},
+		{"I-10 204 that names chunks", "GET", "HTTP/1.1 204 No Content\r\n" + chunkedLine + "\r\n", "", false},
+		{"204 that names no body", "GET", "HTTP/1.1 204 No Content\r\nContent-Length: 0\r\n\r\n", "", true},
+		{"205", "GET", "HTTP/1.1 205 Reset Content\r\nContent-Length: 0\r\n\r\n", "", true},
+		{"205 with a body", "GET", "HTTP/1.1 205 Reset Content\r\nContent-Length: 3\r\n\r\nabc", "abc", true},
+		{"205 until the end", "GET", "HTTP/1.1 205 Reset Content\r\n\r\n", "", false},
+		{"304 that names chunks", "GET", "HTTP/1.1 304 X\r\n" + chunkedLine + "\r\n", "", true},
 		{"I-11 Negotiate", "GET", "HTTP/1.1 401 X\r\nWWW-Authenticate: Negotiate\r\nContent-Length: 0\r\n\r\n", "", false},
 	} {
 		t.Run(tt.name, func(t *testing.T) {

@@ -531,6 +531,9 @@ func TestMaxConns(t *testing.T) {
 		if _, err := get(p, &Exchange{Timeout: 30 * time.Millisecond}); err != ErrTimeout {
 			t.Errorf("%v; want ErrTimeout", err)
 		}
+		if a := p.addresses[0]; a.failing.Load() || a.underWay.Load() != 1 || len(a.tokens) != 1 {
+			t.Errorf("failing: %v, %d under way, %d connections in use; want the first alone", a.failing.Load(), a.underWay.Load(), len(a.tokens))
+		}
 		close(hold)
 		if err := <-first; err != nil {
 			t.Error(err)

@@ -15,7 +15,7 @@ type sender struct {
 	stop     chan struct{} // closed when nobody waits for it any more
 	whole    bool          // of sent: all has left
 	last     atomic.Bool   // Body has ended, and is being written
-	progress atomic.Int64  // Unix nanoseconds: when Body last brought something
+	progress atomic.Int64  // when Body last brought something, since began
 }
 
 // sentWait is how long an answer that is complete waits for the last write of
@@ -71,7 +71,7 @@ func (x *Exchange) sendBody(c *conn) error {
 		n, err := 0, io.EOF
 		if len(p) > 0 {
 			n, err = x.Body.Read(p)
-			x.progress.Store(time.Now().UnixNano())
+			x.progress.Store(int64(time.Since(x.began)))
 		}
 		select {
 		case <-x.stop:
@@ -127,6 +127,9 @@ func (x *Exchange) lastChunk(b []byte) []byte {
 	b = append(b, "0\r\n"...)
 	for name, lines := range x.Trailer {
 		for _, v := range lines {
+			if !validValue(v) {
+				continue
+			}
 			b = append(b, name...)
 			b = append(b, ": "...)
 			b = append(b, v...)
