@@ -64,7 +64,7 @@ var ofRedis = []mutant{
 	},
 	{
 		id: "nobody-waits", rule: "marks, commits and ends are waited for",
-		edits: []edit{{"session/store/replicated.go", "if s.wait == 0 || !sc.durable {", "if true {"}},
+		edits: []edit{{"session/store/replicated.go", "if s.wait() == 0 || !sc.durable {", "if true {"}},
 		pkg:   "session/store", test: "TestWaitingForReplicas",
 	},
 	{
@@ -140,7 +140,7 @@ var ofTheModel = []mutant{
 	},
 	{
 		id: "nobody-waits-for-a-handout", rule: "a successor is handed out once, whatever a failover forgets", from: "protocol M1",
-		edits: []edit{{"session/store/change.go", "a.Result == Handout && s.wait > 0 {", "a.Result == Handout && s.wait < 0 {"}},
+		edits: []edit{{"session/store/change.go", "a.Result == Handout && s.wait() > 0 {", "a.Result == Handout && s.wait() < 0 {"}},
 		pkg:   "session/store", test: "TestWaitingForReplicas",
 	},
 	{
