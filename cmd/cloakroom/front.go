@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"github.com/cloakroom/cloakroom/config"
+	"github.com/cloakroom/cloakroom/gateway"
 )
 
 const (
@@ -214,7 +215,8 @@ func (s *server) gone() bool {
 // over reports whether nothing is left of it.
 func (s *server) over() bool { return s.returned.Load() && s.open.Load() == 0 }
 
-func (s *server) count(_ net.Conn, state http.ConnState) {
+func (s *server) count(c net.Conn, state http.ConnState) {
+	gateway.ConnState(c, state)
 	switch state {
 	case http.StateNew:
 		s.open.Add(1)

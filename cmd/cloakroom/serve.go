@@ -88,7 +88,7 @@ func serve(ctx context.Context, cfg *config.Config, again func() (*config.Config
 	working.Go(func() { s.keeper.Run(background) })
 	working.Go(func() { health.Run(background) })
 
-	public := newFront(listener{publicListener, s.keeper.Interrupted}, s.gateway, log)
+	public := newFront(s.gateway.Listener(listener{publicListener, s.keeper.Interrupted}), s.gateway, log)
 	reload := newReloader(s, public, cfg, again, logs)
 	public.use(cfg)
 	working.Go(func() { reload.run(background) })
