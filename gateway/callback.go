@@ -93,10 +93,14 @@ func (g *Gateway) exchange(w *response, r *http.Request) error {
 	// that nobody holds.
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(r.Context()), exchangeTimeout)
 	defer cancel()
-	// While there is no store, the code keeps: a reload then finishes the login.
-	if err := g.keeper.Reachable(ctx); err != nil {
+	// It is presented by one request at a time, since a second presentation takes
+	// back what the first brought (RFC 6749 §4.1.2). And while there is no store, by
+	// none: a reload then finishes the login.
+	release, err := g.keeper.Alone(ctx, w.app.policy, "login "+p.id, exchangeTimeout)
+	if err != nil {
 		return err
 	}
+	defer release()
 	asked := g.now()
 	grant, err := w.app.Provider.Exchange(ctx, a.code, p.tx)
 	if err != nil {

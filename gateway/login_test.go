@@ -560,6 +560,35 @@ func TestLoginProviderTrouble(t *testing.T) {
 }
 
 // No store: the login is not begun, or not finished; nothing is half done.
+// AZ-8: one answer of the provider's, which comes several times at once, at
+// several replicas: its code is presented once.
+func TestLoginAnswerSeveralTimesAtOnce(t *testing.T) {
+	w := newWorld(t)
+	one, two := w.replica(), w.replica()
+	b := w.browser(one)
+	tab := b.callback("/bff/login?return_to=/public/x")
+	hold := w.provider.Gate(gatewaytest.GateBeforeCommit)
+	first := make(chan answer, 1)
+	go func() { first <- b.visit(tab.String(), "cross-site") }()
+	<-hold.Arrived()
+	for _, r := range []*replica{one, two} {
+		other := b.copy()
+		other.at = r
+		a := other.visit(tab.String(), "cross-site")
+		want(t, a, 503)
+		if len(a.header.Values("Set-Cookie")) > 0 || a.header.Get("Retry-After") == "" {
+			t.Errorf("%v, %v", a, a.header)
+		}
+	}
+	hold.Release()
+	if a := <-first; a.status != 200 || a.url.Path != "/public/x" {
+		t.Error(a)
+	}
+	if spent := w.provider.Reuses(); len(spent) > 0 {
+		t.Errorf("%v", spent)
+	}
+}
+
 func TestLoginStoreTrouble(t *testing.T) {
 	t.Parallel() // it waits for the store's deadline
 	w := newWorld(t)

@@ -221,20 +221,6 @@ func (k *Keeper) Begin(ctx context.Context, app *App, l Login) (Ticket, error) {
 	return t, nil
 }
 
-// Reachable returns nil if a session can probably be begun now: it asks nobody
-// where the beat has just been heard. Its error is an [*UnavailableError] or
-// ctx's. It is for who would spend something that comes once, and then have no
-// place to keep what that brings.
-func (k *Keeper) Reachable(ctx context.Context) error {
-	if k.store.Hears() {
-		return nil
-	}
-	if err := k.store.Ping(ctx); err != nil {
-		return k.unavailable(ctx, err)
-	}
-	return nil
-}
-
 // End ends a session, whatever refreshes are in flight. A session that has
 // ended, or never was, is no error: ending is idempotent. Its error is an
 // [*UnavailableError] or ctx's; then the session may live on.

@@ -5,6 +5,7 @@ import (
 	"crypto/hmac"
 	"crypto/sha256"
 	"errors"
+	"log/slog"
 	"time"
 
 	"github.com/cloakroom/cloakroom/session/store"
@@ -14,6 +15,10 @@ const (
 	labelTake = "cloakroom/1 take"
 	// turnLease is how long one replica may take to do what may be done once.
 	turnLease = 15 * time.Second
+	// released is how long a name is remembered that is free again.
+	released = time.Millisecond
+	// releaseTimeout bounds what a store in trouble adds to an answer that is ready.
+	releaseTimeout = 500 * time.Millisecond
 )
 
 // takeName is what Redis may know of an attempt's name. It may be a person's,
@@ -72,6 +77,35 @@ func (k *Keeper) DoOnce(ctx context.Context, app *App, name string, ttl time.Dur
 		return false, k.unavailable(ctx, err)
 	}
 	return true, nil
+}
+
+// Alone reserves what name stands for to the caller, of all replicas', until it
+// calls release, and at most for limit. It is for who is about to spend something
+// that comes once: that the store has taken this tells that it takes what comes
+// of it, too. Otherwise, or where somebody else is at it, the error is an
+// [*UnavailableError] or ctx's.
+func (k *Keeper) Alone(ctx context.Context, app *App, name string, limit time.Duration) (release func(), err error) {
+	hashed := turnName(app, name)
+	turn := store.TurnDone
+	for range 3 {
+		if turn, err = k.store.TakeTurn(ctx, hashed, limit); err != nil {
+			return nil, k.unavailable(ctx, err)
+		}
+		if turn != store.TurnDone {
+			break
+		}
+		time.Sleep(2 * released) // it was released just now
+	}
+	if turn != store.TurnFirst {
+		return nil, &UnavailableError{RetryAfter: storeRetryAfter, Err: errTurn}
+	}
+	return func() {
+		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), releaseTimeout)
+		defer cancel()
+		if err := k.store.FinishTurn(ctx, hashed, released); err != nil {
+			k.log.LogAttrs(ctx, slog.LevelDebug, "a turn will be over by its time", slog.String("err", err.Error()))
+		}
+	}, nil
 }
 
 var errTurn = errors.New("somebody else is at it, or was a moment ago")

@@ -115,3 +115,35 @@ func TestDoOnce(t *testing.T) {
 		t.Errorf("the repetition: %v, %v", first, err)
 	}
 }
+
+// One at a time, of all replicas; the name is free again at once, or when its
+// time is over, and nothing of it stays.
+func TestAlone(t *testing.T) {
+	w := newWorld(t)
+	a, b := w.replica(), w.replica()
+	release, err := a.Alone(t.Context(), w.app, "login x", time.Minute)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, k := range []*session.Keeper{a, b} {
+		if _, err := k.Alone(t.Context(), w.app, "login x", time.Minute); !unavailable(err) {
+			t.Errorf("beside another: %v", err)
+		}
+	}
+	other, err := b.Alone(t.Context(), w.app, "login y", time.Minute)
+	if err != nil {
+		t.Errorf("another's: %v", err)
+	}
+	other()
+	release()
+	eventually(t, "it is free again", func() bool {
+		_, err = b.Alone(t.Context(), w.app, "login x", 50*time.Millisecond)
+		return err == nil
+	})
+	eventually(t, "its time is over", func() bool { return len(w.client().Keys(t.Context(), "*j:*").Val()) == 0 })
+	w.redis.Stop()
+	defer w.redis.Cont()
+	if _, err := a.Alone(t.Context(), w.app, "login x", time.Minute); !unavailable(err) {
+		t.Errorf("with the store down: %v", err)
+	}
+}
