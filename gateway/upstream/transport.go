@@ -48,11 +48,17 @@ func newTransport(o *Options) *http.Transport {
 	return t
 }
 
+var errUpgrade = errors.New("HTTP/2 has no upgrades")
+
 // continueTimeout is how long a body waits for the 100 that was asked for.
 const continueTimeout = time.Second
 
 // roundTrip tries addresses until one can be connected to.
 func (p *Pool) roundTrip(r *http.Request) (res *http.Response, err error) {
+	upgrade := r.Header["Upgrade"] != nil
+	if upgrade && p.o.Protocol == protocolH2C {
+		return nil, errUpgrade // as net/http would say, but by no fault of an address
+	}
 	var body *keptOpen
 	if r.Body != nil && r.Body != http.NoBody {
 		body = &keptOpen{Reader: r.Body} // net/http closes it with any error
@@ -87,8 +93,8 @@ func (p *Pool) roundTrip(r *http.Request) (res *http.Response, err error) {
 		if y.spent {
 			err = errGivenBack
 		}
-		if r.Context().Err() != nil || body != nil && body.failed.Load() || !y.wanted {
-			return nil, err // by no fault of the address
+		if r.Context().Err() != nil || body != nil && body.failed.Load() || !y.wanted || upgrade && !y.got && !isDial(err) {
+			return nil, err // by no fault of the address, which may speak HTTP/2 alone
 		}
 		a.fail(err, isDial(err))
 		if tried = append(tried, a); !y.got && len(tried) < len(p.addresses) {

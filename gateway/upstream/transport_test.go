@@ -4,6 +4,7 @@ import (
 	"context"
 	"crypto/tls"
 	"io"
+	"log"
 	"net"
 	"net/http"
 	"net/http/httptest"
@@ -120,5 +121,40 @@ func TestUnusableRequestIsNoFailure(t *testing.T) {
 	r.Header["A b"] = []string{"c"}
 	if _, err := pool.RoundTrip(r); err == nil || pool.addresses[0].failing.Load() {
 		t.Errorf("%v; want an error that nobody counts", err)
+	}
+}
+
+// Nor does one for a WebSocket, to an upstream that speaks HTTP/2 alone.
+func TestUpgradeOverHTTP2IsNoFailure(t *testing.T) {
+	srv := httptest.NewUnstartedServer(http.NotFoundHandler())
+	srv.Config.ErrorLog = log.New(io.Discard, "", 0)
+	srv.EnableHTTP2 = true
+	srv.Config.Protocols = new(http.Protocols)
+	srv.Config.Protocols.SetHTTP2(true)
+	srv.StartTLS()
+	defer srv.Close()
+	at, err := url.Parse(srv.URL)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for name, o := range map[string]Options{
+		"h2c": {Targets: []*url.URL{{Scheme: "http", Host: refusing(t)}}, Protocol: "h2c"},
+		"TLS": {Targets: []*url.URL{at}, TLS: &tls.Config{RootCAs: srv.Client().Transport.(*http.Transport).TLSClientConfig.RootCAs, MinVersion: tls.VersionTLS12}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			pool, err := New(o)
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer pool.Close()
+			r, err := http.NewRequest(http.MethodGet, srv.URL, nil)
+			if err != nil {
+				t.Fatal(err)
+			}
+			r.Header["Connection"], r.Header["Upgrade"] = []string{"Upgrade"}, []string{"websocket"}
+			if res, err := pool.RoundTrip(r); err == nil || pool.addresses[0].failing.Load() {
+				t.Errorf("%v %v; want an error that nobody counts", res, err)
+			}
+		})
 	}
 }
