@@ -172,7 +172,8 @@ func TestDevServer(t *testing.T) {
 	if got := w.Gateways[0].Log("configuration: " + warning); len(got) != 1 || got[0]["level"] != "WARN" || got[0]["key"] != "apps[0].routes[2].dev_server" {
 		t.Errorf("at the start it is said: %v", got)
 	}
-	if out, _, code := rig.Run(t, "check", "--config", w.Config.Write(t)); code != 0 || !strings.Contains(out, "apps[0].routes[2].dev_server: warning: "+warning) {
+	if out, _, code := rig.Run(t, "check", "--report", "--config", w.Config.Write(t)); code != 0 ||
+		!strings.Contains(out, "apps[0].routes[2].dev_server: warning: "+warning) || !strings.Contains(out, "development server http://"+dev.addr) {
 		t.Errorf("check: %d %s", code, out)
 	}
 
