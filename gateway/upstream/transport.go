@@ -55,8 +55,7 @@ const continueTimeout = time.Second
 
 // roundTrip tries addresses until one can be connected to.
 func (p *Pool) roundTrip(r *http.Request) (res *http.Response, err error) {
-	upgrade := r.Header["Upgrade"] != nil
-	if upgrade && p.o.Protocol == protocolH2C {
+	if r.Header["Upgrade"] != nil && p.o.Protocol == protocolH2C {
 		return nil, errUpgrade // as net/http would say, but by no fault of an address
 	}
 	var body *keptOpen
@@ -93,8 +92,8 @@ func (p *Pool) roundTrip(r *http.Request) (res *http.Response, err error) {
 		if y.spent {
 			err = errGivenBack
 		}
-		if r.Context().Err() != nil || body != nil && body.failed.Load() || !y.wanted || upgrade && !y.got && !isDial(err) {
-			return nil, err // by no fault of the address, which may speak HTTP/2 alone
+		if r.Context().Err() != nil || body != nil && body.failed.Load() || !y.wanted {
+			return nil, err // by no fault of the address
 		}
 		a.fail(err, isDial(err))
 		if tried = append(tried, a); !y.got && len(tried) < len(p.addresses) {
