@@ -1,9 +1,13 @@
 package main
 
 import (
+	"bytes"
 	"context"
+	"crypto/tls"
 	"fmt"
 	"log/slog"
+	"reflect"
+	"slices"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -14,7 +18,13 @@ import (
 
 // newStore makes the store that the configuration names.
 func newStore(r config.Redis, metrics prometheus.Registerer, log *slog.Logger) *store.Store {
-	return store.New(store.Options{
+	o := storeOptions(r)
+	o.Metrics, o.Log = metrics, log
+	return store.New(o)
+}
+
+func storeOptions(r config.Redis) store.Options {
+	return store.Options{
 		Mode:             store.Mode(r.Mode),
 		Addresses:        r.Addresses,
 		Username:         r.Username,
@@ -26,9 +36,51 @@ func newStore(r config.Redis, metrics prometheus.Registerer, log *slog.Logger) *
 		KeyPrefix:        r.KeyPrefix,
 		Timeout:          r.Timeout,
 		WaitReplicas:     r.WaitReplicas,
-		Metrics:          metrics,
-		Log:              log,
-	})
+	}
+}
+
+// tryRedis makes another way to Redis, if the configuration says so now, and sees
+// that it leads there. Nil: there is nothing to change, or another Redis, whose
+// accounts are of no use with this one.
+func tryRedis(s *store.Store, now, next config.Redis) (*store.Link, error) {
+	if len(elsewhere(now, next)) > 0 || sameWay(now, next) {
+		return nil, nil
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), now.Timeout+next.Timeout)
+	defer cancel()
+	link, err := s.Try(ctx, storeOptions(next))
+	if err != nil {
+		return nil, fmt.Errorf("redis doesn't take the gateway as it says now: %w", err)
+	}
+	return link, nil
+}
+
+// elsewhere are the keys by which b is another Redis than a.
+func elsewhere(a, b config.Redis) (keys []string) {
+	if a.Mode != b.Mode {
+		keys = append(keys, "redis.mode")
+	}
+	if !slices.Equal(a.Addresses, b.Addresses) {
+		keys = append(keys, "redis.addresses")
+	}
+	if a.KeyPrefix != b.KeyPrefix {
+		keys = append(keys, "redis.key_prefix")
+	}
+	return keys
+}
+
+// sameWay reports whether a and b lead to one Redis in the same way.
+func sameWay(a, b config.Redis) bool {
+	sameTLS := (a.TLS == nil) == (b.TLS == nil)
+	if a.TLS != nil && b.TLS != nil {
+		// They hold functions, and can't be compared as they are.
+		sameTLS = a.TLS.RootCAs.Equal(b.TLS.RootCAs) &&
+			slices.EqualFunc(a.TLS.Certificates, b.TLS.Certificates, func(x, y tls.Certificate) bool {
+				return slices.EqualFunc(x.Certificate, y.Certificate, bytes.Equal)
+			})
+	}
+	a.TLS, b.TLS = nil, nil
+	return sameTLS && reflect.DeepEqual(a, b)
 }
 
 // askRedis asks what the gateway needs of Redis.

@@ -7,7 +7,6 @@ import (
 	"log/slog"
 	"os"
 	"os/signal"
-	"reflect"
 	"strings"
 	"sync/atomic"
 	"syscall"
@@ -116,22 +115,12 @@ func (r *reloader) reload() {
 }
 
 // fixed are the keys whose change a running process doesn't take over.
-func fixed(a, b *config.Config) []string {
-	var out []string
-	changed := func(key string, x, y any) {
-		if !reflect.DeepEqual(x, y) {
-			out = append(out, key)
-		}
+func fixed(a, b *config.Config) (keys []string) {
+	if a.Listen != b.Listen {
+		keys = append(keys, "listen")
 	}
-	changed("listen", a.Listen, b.Listen)
-	changed("admin.listen", []string{a.Admin.Network, a.Admin.Address}, []string{b.Admin.Network, b.Admin.Address})
-	changed("tracing", a.Tracing, b.Tracing)
-	// Certificates can't be compared by their values.
-	x, y := a.Redis, b.Redis
-	onlyOne := (x.TLS == nil) != (y.TLS == nil)
-	x.TLS, y.TLS = nil, nil
-	if onlyOne || !reflect.DeepEqual(x, y) {
-		out = append(out, "redis")
+	if a.Admin.Network != b.Admin.Network || a.Admin.Address != b.Admin.Address {
+		keys = append(keys, "admin.listen")
 	}
-	return out
+	return append(keys, elsewhere(a.Redis, b.Redis)...)
 }

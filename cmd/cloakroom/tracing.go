@@ -18,8 +18,12 @@ import (
 	"github.com/cloakroom/cloakroom/config"
 )
 
-// flushTimeout is for the last spans, when the process ends.
-const flushTimeout = 3 * time.Second
+const (
+	// flushTimeout is for a tracing's last spans.
+	flushTimeout = 3 * time.Second
+	// lastSpans is how long one that has been replaced still takes spans.
+	lastSpans = 5 * time.Second
+)
 
 // tracing sends spans to a collector, in the background and in batches. What it
 // can't send it drops.
@@ -49,8 +53,11 @@ func newTracing(cfg config.Tracing, log *slog.Logger) (*tracing, error) {
 	return &tracing{p, p.Tracer("github.com/cloakroom/cloakroom")}, nil
 }
 
-// close sends what is left.
+// close sends what is left. A nil one has nothing.
 func (t *tracing) close() {
+	if t == nil {
+		return
+	}
 	ctx, cancel := context.WithTimeout(context.Background(), flushTimeout)
 	defer cancel()
 	_ = t.provider.Shutdown(ctx) // it has told the error handler

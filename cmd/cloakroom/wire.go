@@ -5,8 +5,10 @@ import (
 	"fmt"
 	"log/slog"
 	"net/http"
+	"reflect"
 	"slices"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"time"
 
@@ -33,8 +35,15 @@ type service struct {
 	metrics   *prometheus.Registry
 	upstreams *upstream.Metrics
 	asked     *idp.Metrics
-	tracing   *tracing // nil: none
 	providers []appProvider
+	// redis is how the store goes to Redis.
+	redis config.Redis
+	// traced is what tracing is made of; nil: nothing is traced. Those before are
+	// closed in leaving, and all once closing is closed.
+	traced  config.Tracing
+	tracing *tracing
+	leaving sync.WaitGroup
+	closing chan struct{}
 	// looked is the apps as operators look after them, and admin how they do.
 	looked atomic.Pointer[[]admin.App]
 	admin  atomic.Pointer[config.Admin]
@@ -54,7 +63,7 @@ type appProvider struct {
 //
 // access is told a line a request, at info; nil: log is, at debug.
 func wire(cfg *config.Config, log, access *slog.Logger) (*service, error) {
-	s := &service{metrics: newRegistry()}
+	s := &service{metrics: newRegistry(), redis: cfg.Redis, closing: make(chan struct{})}
 	s.upstreams = upstream.NewMetrics(s.metrics)
 	ring, err := newKeyring(cfg)
 	if err != nil {
@@ -62,10 +71,6 @@ func wire(cfg *config.Config, log, access *slog.Logger) (*service, error) {
 	}
 	s.store = newStore(cfg.Redis, s.metrics, log)
 	s.keeper = session.New(s.store, ring, session.Options{Log: log, Metrics: s.metrics})
-	if s.tracing, err = newTracing(cfg.Tracing, log); err != nil {
-		s.close()
-		return nil, fmt.Errorf("tracing: %w", err)
-	}
 	s.gateway = gateway.New(s.keeper, gateway.Options{Log: log, Metrics: s.metrics, Access: access})
 	s.asked = idp.NewMetrics(s.metrics)
 	s.admin.Store(&cfg.Admin)
@@ -91,15 +96,27 @@ func newKeyring(cfg *config.Config) (*session.Keyring, error) {
 func (s *service) swap(cfg *config.Config, log *slog.Logger) (err error) {
 	before, providersBefore := s.unused, s.providers
 	s.unused, s.providers = nil, nil
+	link, traces := (*store.Link)(nil), s.tracing
 	defer func() {
 		letGo := before
 		if err != nil {
 			letGo, s.unused, s.providers = s.unused, before, providersBefore
+			if link != nil {
+				_ = link.Close()
+			}
+			if traces != s.tracing {
+				traces.close()
+			}
 		}
 		for _, f := range letGo {
 			f()
 		}
 	}()
+	if !reflect.DeepEqual(s.traced, cfg.Tracing) {
+		if traces, err = newTracing(cfg.Tracing, log); err != nil {
+			return fmt.Errorf("tracing: %w", err)
+		}
+	}
 	ring, err := newKeyring(cfg)
 	if err != nil {
 		return err
@@ -113,8 +130,8 @@ func (s *service) swap(cfg *config.Config, log *slog.Logger) (err error) {
 	toProviders := idp.NewTransport()
 	s.unused = append(s.unused, toProviders.CloseIdleConnections)
 	var providers http.RoundTripper = toProviders
-	if s.tracing != nil {
-		providers = tracedTransport{toProviders, s.tracing.tracer}
+	if traces != nil {
+		providers = tracedTransport{toProviders, traces.tracer}
 	}
 	pools := map[string]*upstream.Pool{}
 	apps := make([]gateway.App, len(cfg.Apps))
@@ -182,12 +199,20 @@ func (s *service) swap(cfg *config.Config, log *slog.Logger) (err error) {
 		looked[i] = admin.App{Name: a.Name, Issuer: a.Provider.Issuer, Policy: &policy}
 	}
 	served := gateway.Served{Apps: apps, Keys: ring, TrustedProxies: cfg.TrustedProxies, HeaderBytes: cfg.Limits.HeaderBytes}
-	if s.tracing != nil {
-		served.Tracer = s.tracing.tracer
+	if traces != nil {
+		served.Tracer = traces.tracer
+	}
+	if link, err = tryRedis(s.store, s.redis, cfg.Redis); err != nil {
+		return err
 	}
 	if err := s.gateway.Swap(served); err != nil {
 		return err
 	}
+	if link != nil {
+		s.store.Use(link)
+		s.redis = cfg.Redis
+	}
+	s.retrace(traces, cfg.Tracing)
 	s.keeper.ReplaceKeys(ring)
 	s.looked.Store(&looked)
 	// Whether a token may be left out was judged by the listener's address.
@@ -195,6 +220,25 @@ func (s *service) swap(cfg *config.Config, log *slog.Logger) (err error) {
 		s.admin.Store(&cfg.Admin)
 	}
 	return nil
+}
+
+// retrace takes another tracing over, or the same. The one before is closed once
+// requests that began with it are over, but for the longest.
+func (s *service) retrace(next *tracing, made config.Tracing) {
+	old := s.tracing
+	s.tracing, s.traced = next, made
+	if old == nil || old == next {
+		return
+	}
+	s.leaving.Go(func() {
+		t := time.NewTimer(lastSpans)
+		defer t.Stop()
+		select {
+		case <-t.C:
+		case <-s.closing:
+		}
+		old.close()
+	})
 }
 
 // adminAPI looks after the sessions of the apps as they are when it is asked.
@@ -325,9 +369,9 @@ func (s *service) close() {
 	for _, letGo := range s.unused {
 		letGo()
 	}
-	if s.tracing != nil {
-		s.tracing.close()
-	}
+	close(s.closing)
+	s.tracing.close()
+	s.leaving.Wait()
 	_ = s.store.Close() // what it still holds goes with the process
 }
 
