@@ -66,3 +66,20 @@ apps:
 		}
 	}
 }
+
+// What an operator should know is told of a file that is taken over later, too.
+func TestReloadWarns(t *testing.T) {
+	r := start(t, "http://127.0.0.1:1", "")
+	text, err := os.ReadFile(r.file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	more := strings.Replace(string(text), "    routes:\n", "    routes:\n      - {path: /dev, dev_server: \"http://127.0.0.1:1\"}\n", 1)
+	if err := os.WriteFile(r.file, []byte(more), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	line := r.logs.wait(t, "configuration: is for development, not for production: whoever reaches this gateway can read the page's sources", "")
+	if line["level"] != "WARN" || !strings.HasSuffix(line["key"].(string), ".dev_server") {
+		t.Errorf("told as %v", line)
+	}
+}

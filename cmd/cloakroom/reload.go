@@ -108,6 +108,7 @@ func (r *reloader) reload() {
 	r.log.form.set(cfg.Log)
 	r.current.Store(cfg)
 	r.files = cfg.Files()
+	warn(r.log.Logger, cfg)
 	for _, key := range fixed(r.started, cfg) {
 		r.log.Warn("a change that takes a restart", slog.String("key", key))
 	}

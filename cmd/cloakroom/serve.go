@@ -59,9 +59,7 @@ func serve(ctx context.Context, cfg *config.Config, again func() (*config.Config
 	// net/http's client tells the whole process of what it can't place, in the
 	// upstream's own words.
 	stdlog.SetOutput(io.Discard)
-	for _, w := range cfg.Warnings() {
-		log.Warn("configuration: "+w.Message, slog.String("key", w.Key), slog.Int("line", w.Line))
-	}
+	warn(log, cfg)
 	s, err := wire(cfg, log, logs.access)
 	if err != nil {
 		return err
@@ -132,6 +130,13 @@ func serve(ctx context.Context, cfg *config.Config, again func() (*config.Config
 	}
 	log.Info("stopped")
 	return nil
+}
+
+// warn tells of settings that work and that an operator should know about.
+func warn(log *slog.Logger, cfg *config.Config) {
+	for _, w := range cfg.Warnings() {
+		log.Warn("configuration: "+w.Message, slog.String("key", w.Key), slog.Int("line", w.Line))
+	}
 }
 
 func later(a, b time.Time) time.Time {
