@@ -1,6 +1,7 @@
 package attacks
 
 import (
+	"bytes"
 	"fmt"
 	"io"
 	"net"
@@ -9,6 +10,9 @@ import (
 	"sync"
 	"testing"
 	"time"
+
+	"golang.org/x/net/http2"
+	"golang.org/x/net/http2/hpack"
 )
 
 // I: where one request ends and the next begins. What is smuggled is a request to
@@ -463,6 +467,45 @@ func TestI(t *testing.T) {
 				c.Errorf("%.60q: %d answers", text, x.finals())
 			}
 		}
+	})
+	a.row("I-24_http2_trailers", func(c *row) {
+		// Over HTTP/2 as over HTTP/1.1 (I-05): what may be no header of the client's is
+		// no trailer of its either.
+		for _, trailer := range []field{
+			{"authorization", "Bearer " + spoof}, {"cookie", "a=" + spoof}, {"x-forwarded-for", spoof}, {"x-forwarded-user", spoof}, {"x_forwarded_user", spoof}, {"host", spoof}, {"dpop", spoof}, {"x-bff", spoof}, {"content-type", spoof},
+			{"transfer-encoding", "chunked"}, {"connection", spoof}, {":path", "/app/admin"}, {":status", "200"}, {"content-length", "100"}, {"X-Upper", spoof}, {"x-note", "a\r\nx-forwarded-user: " + spoof}, {"te", spoof}, {"expect", spoof},
+		} {
+			for _, announce := range []string{"", trailer.name, "x-note, " + trailer.name} {
+				conn := c.dialHTTP2()
+				head := append(fields("POST", "/app/x", fetchedFields...), a.cookieField("alice"))
+				if announce != "" {
+					head = append(head, field{"trailer", announce})
+				}
+				var block, last bytes.Buffer
+				enc := hpack.NewEncoder(&block)
+				for _, f := range head {
+					_ = enc.WriteField(hpack.HeaderField{Name: f.name, Value: f.value, Sensitive: true})
+				}
+				_ = hpack.NewEncoder(&last).WriteField(hpack.HeaderField{Name: trailer.name, Value: trailer.value, Sensitive: true})
+				fr := http2.NewFramer(conn, conn)
+				fr.AllowIllegalWrites = true
+				_ = fr.WriteHeaders(http2.HeadersFrameParam{StreamID: 1, BlockFragment: block.Bytes(), EndHeaders: true})
+				_ = fr.WriteData(1, false, []byte("hello"))
+				_ = fr.WriteHeaders(http2.HeadersFrameParam{StreamID: 1, BlockFragment: last.Bytes(), EndHeaders: true, EndStream: true})
+				// Over the same connection, if there is one still: then that is through.
+				_ = c.over(conn, 3, fields("GET", "/public/end"))
+				conn.Close()
+			}
+		}
+		for _, r := range c.arrived() {
+			if strings.Contains(r.head, spoof) || strings.Contains(string(r.body), spoof) || strings.Contains(r.target, "admin") {
+				c.Errorf("the upstream got %q %q", r.head, r.body)
+			}
+			if r.method == "POST" && r.sub() != "sub-alice" {
+				c.Errorf("the upstream's bearer is %q's", r.sub())
+			}
+		}
+		clean(c)
 	})
 	formRow(a, open)
 	a.row("I-13_slow_header", func(c *row) {

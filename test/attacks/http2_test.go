@@ -80,8 +80,10 @@ func (c *row) over(conn net.Conn, stream uint32, head []field, body ...string) *
 	}
 	x := &exchanged{sent: method + " " + target + " HTTP/2\n" + sent.String()}
 	a := &answer{Header: http.Header{}}
+	ours := false // what is being decoded is this stream's
 	dec := hpack.NewDecoder(4096, func(f hpack.HeaderField) {
 		switch {
+		case !ours:
 		case f.Name == ":status":
 			a.Status, _ = strconv.Atoi(f.Value)
 		default:
@@ -112,6 +114,7 @@ func (c *row) over(conn net.Conn, stream uint32, head []field, body ...string) *
 			}
 			return nil
 		case *http2.HeadersFrame:
+			ours = f.StreamID == stream
 			if _, err := dec.Write(f.HeaderBlockFragment()); err != nil {
 				return nil
 			}
