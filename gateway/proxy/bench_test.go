@@ -2,6 +2,7 @@ package proxy
 
 import (
 	"bufio"
+	"crypto/tls"
 	"fmt"
 	"io"
 	"log"
@@ -137,6 +138,39 @@ func BenchmarkProxyTLS(b *testing.B) {
 					res.Body.Close()
 				}
 				b.ReportMetric(float64(cpuTime()-cpu)/float64(b.N), "cpu-ns/op")
+			})
+		}
+	}
+}
+
+// BenchmarkProxyFromTLS is the same with an upstream over TLS, which net/http's
+// client speaks to.
+func BenchmarkProxyFromTLS(b *testing.B) {
+	for _, size := range []int{200, 10 << 10, 1 << 20} {
+		for _, protocol := range []string{"http1", "h2"} {
+			b.Run(fmt.Sprintf("%s/size=%d", protocol, size), func(b *testing.B) {
+				answer := []byte(strings.Repeat("x", size))
+				srv := httptest.NewUnstartedServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+					w.Header()["Content-Length"] = []string{strconv.Itoa(size)}
+					w.Write(answer)
+				}))
+				srv.EnableHTTP2 = true
+				srv.StartTLS()
+				defer srv.Close()
+				o := upstream.Options{Targets: []*url.URL{target(srv.URL)}, TLS: &tls.Config{RootCAs: srv.Client().Transport.(*http.Transport).TLSClientConfig.RootCAs, MinVersion: tls.VersionTLS12}}
+				if protocol == "http1" {
+					o.Protocol = protocol
+				}
+				pool, err := upstream.New(o)
+				if err != nil {
+					b.Fatal(err)
+				}
+				defer pool.Close()
+				front := httptest.NewServer(through(b, o.Targets[0], pool))
+				defer front.Close()
+				b.ReportAllocs()
+				b.SetBytes(int64(size))
+				load(b, front.Listener.Addr().String(), 16, size)
 			})
 		}
 	}
