@@ -6,6 +6,7 @@ import (
 	"net/http"
 	"net/http/httptrace"
 	"runtime"
+	"strings"
 	"sync/atomic"
 	"time"
 )
@@ -22,10 +23,11 @@ type attempt struct {
 	cancel func() // the request
 
 	// Of RoundTrip's goroutine.
-	wanted bool // a connection: nothing was wrong with the request
-	got    bool // one
-	http2  bool // which speaks that
-	spent  bool // it was sent as often as it may be
+	wanted bool      // a connection: nothing was wrong with the request
+	got    bool      // one
+	http2  bool      // which speaks that
+	spent  bool      // it was sent as often as it may be
+	conn   *observed // over HTTP/1.1
 
 	sent atomic.Int32 // how often, over HTTP/2
 }
@@ -55,15 +57,38 @@ func (y *attempt) gotConn(info httptrace.GotConnInfo) {
 		y.cancel()
 	}
 	y.got = true
-	if c, ok := info.Conn.(*tls.Conn); y.h2c || ok && c.ConnectionState().NegotiatedProtocol == "h2" {
-		y.http2 = true
+	under := info.Conn
+	c, ok := under.(*tls.Conn)
+	if ok {
+		under = c.NetConn()
+	}
+	if y.h2c || ok && c.ConnectionState().NegotiatedProtocol == "h2" {
+		y.http2, y.conn = true, nil
 		return
 	}
-	if y.spent {
+	y.conn, _ = under.(*observed)
+	switch {
+	case y.spent:
 		info.Conn.Close()
-		return
+	case info.Reused && y.conn != nil:
+		y.conn.settle()
 	}
-	settled(info)
+}
+
+// last reports whether an answer over HTTP/1.1 is to be the last of its connection,
+// though net/http would use it again: the answer has begun before its request had
+// ended, or it has no body and names one. See [Exchange].
+func (y *attempt) last(res *http.Response, body *keptOpen) bool {
+	switch {
+	case y.conn == nil || res.StatusCode == http.StatusSwitchingProtocols:
+		return false
+	case body != nil && !body.ended.Load():
+		return true
+	case res.StatusCode == http.StatusNoContent:
+		length := res.Header["Content-Length"]
+		return len(res.TransferEncoding) > 0 || len(length) > 0 && strings.Trim(length[0], "0") != ""
+	}
+	return false
 }
 
 // safe reports whether a request of this method may be sent twice (RFC 9110 section
@@ -72,21 +97,14 @@ func safe(method string) bool {
 	return method == http.MethodGet || method == http.MethodHead || method == http.MethodOptions
 }
 
-// settled keeps what an upstream has sent beyond one answer from being the
+// settle keeps what an upstream has sent beyond one answer from being the
 // next user's. net/http offers an HTTP/1.1 connection for use again, and only
 // then looks whether something is left in its buffers: who takes it in between is
 // answered with that. Once it waits for more, there is nothing left; if there is
 // something, it closes the connection, and the request goes over another.
-func settled(info httptrace.GotConnInfo) {
-	if !info.Reused {
-		return
-	}
-	under := info.Conn
-	if c, ok := under.(*tls.Conn); ok {
-		under = c.NetConn()
-	}
-	c, ok := under.(*observed)
-	if !ok {
+func (c *observed) settle() {
+	if c.last.Load() {
+		c.Close()
 		return
 	}
 	for end := time.Now().Add(settleTimeout); !c.waiting.Load() && !c.closed.Load(); runtime.Gosched() {

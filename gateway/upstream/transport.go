@@ -84,7 +84,12 @@ func (p *Pool) roundTrip(r *http.Request) (res *http.Response, err error) {
 		if err == nil {
 			a.succeed()
 			res.Request = r
-			res.Body = endOf(res.Body, a, cancel)
+			counted := &countedBody{ReadCloser: res.Body, a: a, cancel: cancel}
+			if y.last(res, body) {
+				y.conn.last.Store(true)
+				counted.conn = y.conn
+			}
+			res.Body = writable(counted)
 			return res, nil
 		}
 		a.end()
@@ -121,6 +126,7 @@ type observed struct {
 	net.Conn
 	waiting atomic.Bool // a Read is under way
 	closed  atomic.Bool
+	last    atomic.Bool // nobody may be answered over it any more
 }
 
 func (c *observed) Read(p []byte) (int, error) {
@@ -153,11 +159,15 @@ func isDial(err error) bool {
 type keptOpen struct {
 	io.Reader
 	failed atomic.Bool // by itself
+	ended  atomic.Bool
 }
 
 func (b *keptOpen) Read(p []byte) (int, error) {
 	n, err := b.Reader.Read(p)
-	if err != nil && err != io.EOF {
+	switch {
+	case err == io.EOF:
+		b.ended.Store(true)
+	case err != nil:
 		b.failed.Store(true)
 	}
 	return n, err
@@ -165,23 +175,12 @@ func (b *keptOpen) Read(p []byte) (int, error) {
 
 func (*keptOpen) Close() error { return nil }
 
-// endOf counts the request as under way until its body is closed. A body that
-// can be written to, that of a 101, stays one.
-func endOf(body io.ReadCloser, a *address, cancel func()) io.ReadCloser {
-	counted := &countedBody{ReadCloser: body, a: a, cancel: cancel}
-	if w, ok := body.(io.ReadWriteCloser); ok {
-		return &struct {
-			*countedBody
-			io.Writer
-		}{counted, w}
-	}
-	return counted
-}
-
+// countedBody counts its request as under way until it is closed.
 type countedBody struct {
 	io.ReadCloser
 	a      *address
 	cancel func()
+	conn   *observed // to be closed with it
 }
 
 func (b *countedBody) Close() error {
@@ -189,6 +188,20 @@ func (b *countedBody) Close() error {
 		b.a = nil
 		a.end()
 		defer b.cancel()
+		if b.conn != nil {
+			b.conn.Close()
+		}
 	}
 	return b.ReadCloser.Close()
+}
+
+// writable leaves a body that can be written to, that of a 101, one.
+func writable(b *countedBody) io.ReadCloser {
+	if w, ok := b.ReadCloser.(io.ReadWriteCloser); ok {
+		return &struct {
+			*countedBody
+			io.Writer
+		}{b, w}
+	}
+	return b
 }

@@ -1,6 +1,7 @@
 package upstream
 
 import (
+	"bufio"
 	"context"
 	"crypto/tls"
 	"io"
@@ -136,5 +137,74 @@ func TestUpgradeOverHTTP2IsNoFailure(t *testing.T) {
 	r.Header["Connection"], r.Header["Upgrade"] = []string{"Upgrade"}, []string{"websocket"}
 	if _, err := pool.RoundTrip(r); err != errUpgrade || pool.addresses[0].failing.Load() {
 		t.Errorf("%v; want an error that nobody counts", err)
+	}
+}
+
+// What costs a connection of ours costs one of net/http's, too.
+func TestLastAnswersOverNetHTTP(t *testing.T) {
+	for _, tt := range []struct {
+		name  string
+		serve func(c net.Conn, br *bufio.Reader)
+		conns int
+	}{
+		{"an answer", func(c net.Conn, br *bufio.Reader) {
+			br.Discard(4)
+			io.WriteString(c, answerOK)
+		}, 1},
+		{"204", func(c net.Conn, br *bufio.Reader) {
+			br.Discard(4)
+			io.WriteString(c, "HTTP/1.1 204 No Content\r\nContent-Length: 0\r\n\r\n")
+		}, 1},
+		{"I-10 204 that names a body", func(c net.Conn, br *bufio.Reader) {
+			br.Discard(4)
+			io.WriteString(c, "HTTP/1.1 204 No Content\r\nContent-Length: 2\r\n\r\n")
+		}, 3},
+		{"I-10 204 that names chunks", func(c net.Conn, br *bufio.Reader) {
+			br.Discard(4)
+			io.WriteString(c, "HTTP/1.1 204 No Content\r\n"+chunkedLine+"\r\n")
+		}, 3},
+		{"an answer before the end of the request", func(c net.Conn, br *bufio.Reader) {
+			br.Discard(1)
+			io.WriteString(c, ok11+"Content-Length: 2\r\n\r\n")
+			br.Discard(3)
+			io.WriteString(c, "ok")
+		}, 3},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			s := serve(t, func(_ *server, _, _ int, _ string, c net.Conn, br *bufio.Reader) bool {
+				tt.serve(c, br)
+				return true
+			})
+			pool := newPool(t, Options{}, s.addr)
+			for range 3 {
+				pr, pw := io.Pipe()
+				r, err := http.NewRequest(http.MethodPost, "http://u/", pr)
+				if err != nil {
+					t.Fatal(err)
+				}
+				r.ContentLength = 4
+				answered := make(chan struct{})
+				go func() {
+					io.WriteString(pw, "b")
+					if strings.Contains(tt.name, "before") {
+						<-answered
+					}
+					io.WriteString(pw, "ody")
+					pw.Close()
+				}()
+				res, err := pool.RoundTrip(r)
+				close(answered)
+				if err != nil {
+					t.Fatal(err)
+				}
+				if _, err := io.Copy(io.Discard, res.Body); err != nil {
+					t.Error(err)
+				}
+				res.Body.Close()
+			}
+			if n := s.connections(); n != tt.conns {
+				t.Errorf("%d connections; want %d", n, tt.conns)
+			}
+		})
 	}
 }

@@ -99,7 +99,7 @@ var ofTheGateway = []mutant{
 		id: "one-trace-for-all", rule: "a request is told of its own connections, and of nobody else's",
 		edits: []edit{
 			{"gateway/upstream/transport.go", "httptrace.WithClientTrace(ctx, y.trace()))", "httptrace.WithClientTrace(ctx, &shared))"},
-			{"gateway/upstream/attempt.go", "const settleTimeout = time.Second\n", "const settleTimeout = time.Second\n\nvar shared = httptrace.ClientTrace{GotConn: settled}\n"},
+			{"gateway/upstream/attempt.go", "const settleTimeout = time.Second\n", "const settleTimeout = time.Second\n\nvar shared httptrace.ClientTrace\n"},
 		},
 		pkg: "gateway/upstream", test: "TestRequestsDoNotShareTheirTraces",
 	},
