@@ -225,6 +225,7 @@ func TestAuthWhoMayAsk(t *testing.T) {
 	claims := strings.Join(yes, "\r\n") + "\r\n"
 	judge("the secret twice", w.raw(r, "GET /bff/auth HTTP/1.1\r\nHost: app.test\r\nX-BFF-Forward-Auth: 1\r\n"+claims+ticket), 404, "no_route")
 	judge("the host twice", w.raw(r, "GET /bff/auth HTTP/1.1\r\nHost: app.test\r\nX-Forwarded-Host: app.test\r\n"+claims+ticket), 404, "no_route")
+	judge("the secret, and something else", w.raw(r, "GET /bff/auth HTTP/1.1\r\nHost: app.test\r\n"+strings.Join(yes, "\r\n")+"\r\nX-BFF-Forward-Auth: 1\r\n"+ticket), 404, "no_route")
 	judge("absolute form", w.raw(r, "GET http://app.test/bff/auth HTTP/1.1\r\nHost: app.test\r\n"+claims+ticket), 400, "invalid_request")
 	judge("a Host of no app, and no secret", w.raw(r, "GET /bff/auth HTTP/1.1\r\nHost: evil.test\r\nX-Forwarded-Host: app.test\r\n"+ticket), 421, "unknown_host")
 	if a := w.raw(r, "GET /bff/auth HTTP/1.1\r\nHost: cloakroom:8080\r\n"+claims+ticket); a.status != 204 {
@@ -243,7 +244,7 @@ func TestAuthWhoMayAsk(t *testing.T) {
 	plain := newWorld(t)
 	p := plain.browser(plain.trusting())
 	p.login()
-	judge("not configured", p.fetch("GET", "/bff/auth", without("X-BFF-Forward-Auth", "X-BFF-Forward-Auth: ")...), 404, "no_route")
+	judge("not configured", plain.raw(p.at, "GET /bff/auth HTTP/1.1\r\nHost: app.test\r\nX-BFF-Forward-Auth:\r\n"+strings.Join(without("X-BFF-Forward-Auth"), "\r\n")+"\r\nConnection: close\r\n\r\n"), 404, "no_route")
 	judge("not configured, with a secret", p.fetch("GET", "/bff/auth", yes...), 404, "no_route")
 	if line := w.log.find(authSecret); line != "" {
 		t.Errorf("the secret is in the log: %s", line)
@@ -491,6 +492,50 @@ func TestAuthRouteAsked(t *testing.T) {
 	want(t, b.fetch("GET", "/grafana/x"), 401, "token_expired")
 	if len(w.upstream.requests()) != 0 {
 		t.Errorf("%+v", w.upstream.requests())
+	}
+}
+
+// Where another proxy serves all of an origin, our own paths are no part of it.
+func TestAuthOfEverything(t *testing.T) {
+	w := newWorld(t, func(a *gateway.App) {
+		a.ForwardAuth, a.Routes = authSecret, []gateway.Route{{Path: "/", ForwardAuth: true, Auth: gateway.AuthNone}}
+	})
+	b := w.browser(w.trusting())
+	b.passes(b.check("GET", "/x"), nil)
+	for _, uri := range []string{"/bff/token", "/bff", "/bff/auth", "/bff/x"} {
+		want(t, b.check("GET", uri), 404, "no_route")
+	}
+}
+
+// In mint mode a token is made for each check, until the provider's last word is too
+// old: then others may ask it again, if there is something to ask with.
+func TestAuthMinted(t *testing.T) {
+	for name, never := range map[string]bool{"with a refresh token": false, "without": true} {
+		t.Run(name, func(t *testing.T) {
+			w := newMintWorld(t, func(a *gateway.App) {
+				a.ForwardAuth = authSecret
+				a.Routes = append(a.Routes, gateway.Route{Path: "/grafana", ForwardAuth: true, Token: true})
+			})
+			w.provider = gatewaytest.Start(t, gatewaytest.Options{AutoLogin: gatewaytest.As("alice"), AccessLife: tokenLife, NoRefresh: never, Now: w.now})
+			w.client = w.provider.Register(gatewaytest.Client{RedirectURIs: []string{origin + "/bff/callback"}})
+			b := w.browser(w.trusting())
+			b.login()
+			if a := b.check("GET", "/grafana/x"); a.status != 204 || subject(a.header.Get("Authorization")) == "" {
+				t.Fatal(a)
+			}
+			before := w.provider.Requests(gatewaytest.EndpointToken)
+			w.pass(revalidate + revalidate/5 + mintLife)
+			want(t, b.check("GET", "/grafana/x"), 401, "token_expired")
+			if n := w.provider.Requests(gatewaytest.EndpointToken) - before; n != 0 {
+				t.Errorf("%d refreshes", n)
+			}
+			if a := b.fetch("POST", "/bff/token"); !never && a.status != 200 {
+				t.Fatal(a)
+			}
+			if a := b.check("GET", "/grafana/x"); !never && a.status != 204 {
+				t.Fatal(a)
+			}
+		})
 	}
 }
 
