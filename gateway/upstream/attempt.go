@@ -19,7 +19,8 @@ var errGivenBack = errors.New("refused by the upstream, and not to be sent again
 // connections to it.
 type attempt struct {
 	h2c    bool
-	safe   bool   // it may be sent once more
+	safe   bool // it may be sent once more
+	body   *keptOpen
 	cancel func() // the request
 
 	// Of RoundTrip's goroutine.
@@ -28,6 +29,7 @@ type attempt struct {
 	http2  bool      // which speaks that
 	spent  bool      // it was sent as often as it may be
 	conn   *observed // over HTTP/1.1
+	unsent bool      // that one was closed before it was used
 
 	sent atomic.Int32 // how often, over HTTP/2
 }
@@ -67,22 +69,26 @@ func (y *attempt) gotConn(info httptrace.GotConnInfo) {
 		return
 	}
 	y.conn, _ = under.(*observed)
+	y.unsent = false
 	switch {
 	case y.spent:
 		info.Conn.Close()
 	case info.Reused && y.conn != nil:
-		y.conn.settle()
+		y.unsent = !y.conn.settle()
+	}
+	if y.unsent && y.body != nil {
+		y.body.locked.Store(true)
 	}
 }
 
 // last reports whether an answer over HTTP/1.1 is to be the last of its connection,
 // though net/http would use it again: the answer has begun before its request had
 // ended, or it has no body and names one. See [Exchange].
-func (y *attempt) last(res *http.Response, body *keptOpen) bool {
+func (y *attempt) last(res *http.Response) bool {
 	switch {
 	case y.conn == nil || res.StatusCode == http.StatusSwitchingProtocols:
 		return false
-	case body != nil && !body.ended.Load():
+	case y.body != nil && !y.body.ended.Load():
 		return true
 	case res.StatusCode == http.StatusNoContent:
 		length := res.Header["Content-Length"]
@@ -101,18 +107,21 @@ func safe(method string) bool {
 // next user's. net/http offers an HTTP/1.1 connection for use again, and only
 // then looks whether something is left in its buffers: who takes it in between is
 // answered with that. Once it waits for more, there is nothing left; if there is
-// something, it closes the connection, and the request goes over another.
-func (c *observed) settle() {
+// something, it closes the connection, and the request goes over another. False
+// means that it is closed already.
+func (c *observed) settle() bool {
 	if c.last.Load() {
 		c.Close()
-		return
 	}
-	for end := time.Now().Add(settleTimeout); !c.waiting.Load() && !c.closed.Load(); runtime.Gosched() {
+	for end := time.Now().Add(settleTimeout); !c.closed.Load(); runtime.Gosched() {
+		if c.waiting.Load() {
+			return true
+		}
 		if time.Now().After(end) {
 			c.Close() // better no answer than another's
-			return
 		}
 	}
+	return false
 }
 
 // settleTimeout is far above what it takes net/http to look into a buffer.

@@ -58,9 +58,8 @@ func (p *Pool) roundTrip(r *http.Request) (res *http.Response, err error) {
 	if r.Header["Upgrade"] != nil && p.o.Protocol == protocolH2C {
 		return nil, errUpgrade // as net/http would say, but by no fault of an address
 	}
-	var body *keptOpen
-	if r.Body != nil && r.Body != http.NoBody {
-		body = &keptOpen{Reader: r.Body} // net/http closes it with any error
+	hasBody := r.Body != nil && r.Body != http.NoBody
+	if hasBody {
 		defer func() {
 			if err != nil {
 				r.Body.Close()
@@ -68,16 +67,17 @@ func (p *Pool) roundTrip(r *http.Request) (res *http.Response, err error) {
 		}()
 	}
 	var tried []*address
-	for {
+	for again := 0; ; {
 		a := p.pick(tried)
 		u := *r.URL
 		u.Scheme, u.Host = a.url.Scheme, a.url.Host
 		ctx, cancel := context.WithCancel(r.Context())
-		y := &attempt{h2c: p.o.Protocol == protocolH2C, cancel: cancel, safe: body == nil && safe(r.Method)}
+		y := &attempt{h2c: p.o.Protocol == protocolH2C, safe: !hasBody && safe(r.Method), cancel: cancel}
 		out := r.WithContext(httptrace.WithClientTrace(ctx, y.trace()))
-		out.URL = &u
-		if body != nil {
-			out.Body = body
+		out.URL, out.GetBody = &u, nil // or it would be sent again
+		if hasBody {
+			y.body = &keptOpen{Reader: r.Body, left: r.ContentLength} // net/http closes it with any error
+			out.Body = y.body
 		}
 		a.begin()
 		res, err = a.transport.RoundTrip(out)
@@ -85,7 +85,7 @@ func (p *Pool) roundTrip(r *http.Request) (res *http.Response, err error) {
 			a.succeed()
 			res.Request = r
 			counted := &countedBody{ReadCloser: res.Body, a: a, cancel: cancel}
-			if y.last(res, body) {
+			if y.last(res) {
 				y.conn.last.Store(true)
 				counted.conn = y.conn
 			}
@@ -97,8 +97,11 @@ func (p *Pool) roundTrip(r *http.Request) (res *http.Response, err error) {
 		if y.spent {
 			err = errGivenBack
 		}
-		if r.Context().Err() != nil || body != nil && body.failed.Load() || !y.wanted {
+		if r.Context().Err() != nil || hasBody && y.body.failed.Load() || !y.wanted {
 			return nil, err // by no fault of the address
+		}
+		if again++; y.unsent && again < maxStale {
+			continue
 		}
 		a.fail(err, isDial(err))
 		if tried = append(tried, a); !y.got && len(tried) < len(p.addresses) {
@@ -155,17 +158,27 @@ func isDial(err error) bool {
 	return ok && op.Op == "dial" && !errors.Is(err, context.Canceled)
 }
 
-// keptOpen is a request's body for more than one attempt.
+// maxStale is how many connections a request is given that are closed as it gets
+// them.
+const maxStale = 8
+
+// keptOpen is a request's body for one attempt.
 type keptOpen struct {
 	io.Reader
+	left   int64       // of the length that was told
+	locked atomic.Bool // for good: the next attempt is to find it unread
 	failed atomic.Bool // by itself
 	ended  atomic.Bool
 }
 
 func (b *keptOpen) Read(p []byte) (int, error) {
+	if b.locked.Load() {
+		return 0, net.ErrClosed
+	}
 	n, err := b.Reader.Read(p)
+	b.left -= int64(n)
 	switch {
-	case err == io.EOF:
+	case err == io.EOF || err == nil && b.left == 0:
 		b.ended.Store(true)
 	case err != nil:
 		b.failed.Store(true)
