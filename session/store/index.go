@@ -218,7 +218,7 @@ func (s *Store) readNotBefore(ctx context.Context) error {
 	})
 }
 
-// SetNotBefore ends all of an app's sessions that began before at, or now if at
+// SetNotBefore ends all of an app's sessions that began before at, or so far if at
 // is zero, by Redis's clock, and remembers it for ttl. It returns that time.
 func (s *Store) SetNotBefore(ctx context.Context, app [8]byte, at time.Time, ttl time.Duration) (set time.Time, err error) {
 	err = s.measure(ctx, "not_before", func(ctx context.Context) error {

@@ -237,3 +237,18 @@ func TestRefusals(t *testing.T) {
 		}
 	}
 }
+
+// An app's end once left a session alive that had begun in the same millisecond.
+func TestNotBeforeEndsWhatBeganThisMillisecond(t *testing.T) {
+	f := newFixture(t)
+	for range 50 {
+		began, err := f.rdb.Time(t.Context()).Result()
+		if err != nil {
+			t.Fatal(err)
+		}
+		set, err := f.SetNotBefore(t.Context(), f.app, time.Time{}, time.Minute)
+		if err != nil || !began.Truncate(time.Millisecond).Before(set) {
+			t.Fatalf("begun at %v, all ended before %v, %v", began, set, err)
+		}
+	}
+}
