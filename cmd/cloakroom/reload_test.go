@@ -1,14 +1,19 @@
 package main
 
 import (
+	"fmt"
 	"io"
 	"net/http"
 	"net/http/httptest"
 	"os"
 	"path/filepath"
 	"strings"
+	"sync/atomic"
 	"syscall"
 	"testing"
+
+	"github.com/cloakroom/cloakroom/session"
+	"github.com/cloakroom/cloakroom/session/storetest"
 )
 
 // A changed file is taken over, a bad one refused, and what takes a restart is
@@ -144,5 +149,165 @@ func TestReloadOfAdminToken(t *testing.T) {
 	}
 	if authorized("") || authorized(first) || !authorized(second) {
 		t.Error("the listener that stays has lost its token")
+	}
+}
+
+// rewrite replaces the configuration, and returns when it was taken over or refused.
+func (r *running) rewrite(t *testing.T, text string) (refused string) {
+	t.Helper()
+	const taken, bad = "reloaded", "the configuration is refused, the old one stays"
+	before := len(r.logs.all(taken)) + len(r.logs.all(bad))
+	next := r.file + ".next"
+	if err := os.WriteFile(next, []byte(text), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Rename(next, r.file); err != nil {
+		t.Fatal(err)
+	}
+	if err := syscall.Kill(os.Getpid(), syscall.SIGHUP); err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, "the configuration has been judged", func() bool { return len(r.logs.all(taken))+len(r.logs.all(bad)) > before })
+	if lines := r.logs.all(bad); len(lines) > 0 {
+		refused, _ = lines[len(lines)-1]["err"].(string)
+	}
+	return refused
+}
+
+// Redis's account changes while the process runs; one that Redis refuses takes the
+// whole file with it.
+func TestReloadOfRedis(t *testing.T) {
+	server := storetest.Redis(t)
+	for _, name := range []string{"first", "second"} {
+		server.CLI("acl", "setuser", name, "on", ">"+name+" password", "~cloakroom:*", "&cloakroom:*", "+@all")
+	}
+	u := newUpstream(t)
+	key := session.NewServerKey().Encode()
+	text := func(redis, more string) string {
+		return fmt.Sprintf(`version: 1
+listen: "127.0.0.1:0"
+admin: {listen: "127.0.0.1:0"}
+redis: %s
+keys: [%s]
+apps:
+  - name: shop
+    origin: https://shop.test
+    provider:
+      issuer: http://127.0.0.1:1
+      client_id: shop
+      client_secret: dGhpcyBpcyByYW5kb20h
+    token: {mode: relay}
+    routes:
+      - {path: /open/, upstream: %q, auth: none}
+%s`, redis, key, u.URL, more)
+	}
+	as := func(name string) string {
+		return fmt.Sprintf(`{addresses: [%q], username: %q, password: %q}`, server.Addr(), name, name+" password")
+	}
+	r := startConfig(t, text(as("first"), ""))
+	c := client(t)
+	status := func(url string) int {
+		t.Helper()
+		resp, _ := fetch(t, c, url, "shop.test")
+		return resp.StatusCode
+	}
+	ready := func(when string) {
+		t.Helper()
+		eventually(t, when+", it is ready", func() bool { return status("http://"+r.admin+"/readyz") == 200 })
+	}
+	ready("at first")
+	more := fmt.Sprintf("      - {path: /more, upstream: %q, auth: none}\n", u.URL)
+	if refused := r.rewrite(t, text(as("nobody"), more)); !strings.Contains(refused, "WRONGPASS") || strings.Contains(refused, "nobody password") {
+		t.Errorf("refused for %q", refused)
+	}
+	if got := status("http://" + r.public + "/more/x"); got != 404 {
+		t.Errorf("half of the file holds: %d", got)
+	}
+	ready("with an account that Redis refuses")
+
+	r.rewrite(t, text(as("second"), more))
+	if got := status("http://" + r.public + "/more/x"); got != 200 {
+		t.Errorf("the file doesn't hold: %d", got)
+	}
+	eventually(t, "nobody is connected as before", func() bool { return !strings.Contains(server.CLI("client", "list"), " user=first ") })
+	server.CLI("acl", "deluser", "first")
+	ready("without the first account")
+
+	// Another Redis takes a restart, and its account is of no use here.
+	r.rewrite(t, text(strings.Replace(as("third"), server.Addr(), "127.0.0.1:1", 1), ""))
+	if line := r.logs.wait(t, "a change that takes a restart", ""); line["key"] != "redis.addresses" {
+		t.Errorf("told of %v", line["key"])
+	}
+	if got := status("http://" + r.public + "/more/x"); got != 404 {
+		t.Errorf("the rest of the file doesn't hold: %d", got)
+	}
+	ready("with another Redis's address")
+}
+
+// Spans go where the configuration says at the moment; a request that began under
+// the one before has its own there.
+func TestReloadOfTracing(t *testing.T) {
+	t.Setenv("OTEL_BSP_SCHEDULE_DELAY", "20") // ms
+	collector := func() (url string, got *atomic.Int64) {
+		got = new(atomic.Int64)
+		s := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { got.Add(1) }))
+		t.Cleanup(s.Close)
+		return s.URL, got
+	}
+	first, atFirst := collector()
+	second, atSecond := collector()
+	u := newUpstream(t)
+	r := start(t, u.URL, "")
+	text, err := os.ReadFile(r.file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	to := func(url string) {
+		t.Helper()
+		r.rewrite(t, fmt.Sprintf("%s\ntracing: {otlp_endpoint: %q, sample_ratio: 1}\n", text, url))
+	}
+	c := client(t)
+	ask := func(path string) {
+		t.Helper()
+		if resp, _ := fetch(t, c, "http://"+r.public+path, "shop.test"); resp.StatusCode != 200 {
+			t.Errorf("%s: %d", path, resp.StatusCode)
+		}
+	}
+	ask("/open/x")
+	to(first)
+	held := make(chan error, 1)
+	go func() {
+		req, err := http.NewRequestWithContext(t.Context(), http.MethodGet, "http://"+r.public+"/open/held", nil)
+		if err == nil {
+			req.Host = "shop.test"
+			var resp *http.Response
+			if resp, err = c.Do(req); err == nil {
+				resp.Body.Close()
+			}
+		}
+		held <- err
+	}()
+	<-u.arrived
+	to(second)
+	ask("/open/x")
+	eventually(t, "the second collector is told", func() bool { return atSecond.Load() > 0 })
+	if n := atFirst.Load(); n != 0 {
+		t.Errorf("the first collector is told of what has not ended, or began later: %d", n)
+	}
+	close(u.release)
+	if err := <-held; err != nil {
+		t.Error(err)
+	}
+	eventually(t, "the first collector is told of what began with it", func() bool { return atFirst.Load() > 0 })
+
+	r.rewrite(t, string(text))
+	before := atSecond.Load()
+	ask("/open/x")
+	r.stop()
+	if err := <-r.ended; err != nil {
+		t.Errorf("ended with %v", err)
+	}
+	if got := atSecond.Load(); got != before {
+		t.Error("a span, and nothing is traced")
 	}
 }

@@ -52,6 +52,18 @@ func (l *logs) Write(b []byte) (int, error) {
 	return len(b), nil
 }
 
+// all are the lines with that message.
+func (l *logs) all(msg string) (lines []map[string]any) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	for _, line := range l.lines {
+		if line["msg"] == msg {
+			lines = append(lines, line)
+		}
+	}
+	return lines
+}
+
 // wait returns the first line with that message and, if named, that listener.
 func (l *logs) wait(t *testing.T, msg, listener string) map[string]any {
 	t.Helper()
