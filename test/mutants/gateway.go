@@ -128,4 +128,19 @@ var ofTheGateway = []mutant{
 		edits: []edit{{"gateway/framing.go", "return len(r.TransferEncoding) > 0", "return false"}},
 		pkg:   "gateway", test: "TestTwoEnds",
 	},
+	{
+		id: "end-of-the-same-millisecond", rule: "the end of all of an app's sessions leaves none alive",
+		edits: []edit{{"session/store/lua/not_before.lua", "tonumber(ARGV[1]) + 1 end", "tonumber(ARGV[1]) end"}},
+		pkg:   "session/store", test: "TestNotBeforeEndsWhatBeganThisMillisecond",
+	},
+	{
+		id: "console-for-any-host", rule: "the operators' listener is for its own name: nothing is rebound to it",
+		edits: []edit{{"gateway/admin/console.go", "!api.ownHost(r)", "false"}},
+		pkg:   "gateway/admin", test: "TestConsoleRefuses",
+	},
+	{
+		id: "hot-reload-from-anywhere", rule: "no other site opens a development server's WebSocket",
+		edits: []edit{{"gateway/devserver.go", "r.Header, w.app.origin); err != nil {", "r.Header, w.app.origin); err != nil && false {"}},
+		pkg:   "gateway", test: "TestDevServer",
+	},
 }
