@@ -18,6 +18,10 @@ const (
 	defaultTokenLife = 5 * time.Minute
 	maxTokenLife     = 30 * 24 * time.Hour
 	maxRefreshLife   = 10 * 365 * 24 * time.Hour
+	// maxLogins is how many logins are under way at a time. Anybody can begin some,
+	// and answer them with made-up codes: where the provider is slow, refreshes must
+	// find connections all the same (NewTransport's MaxConnsPerHost).
+	maxLogins = 32
 	// maxUserInfo bounds what userinfo can add to each session.
 	maxUserInfo = 64 << 10
 )
@@ -39,6 +43,11 @@ func (p *Provider) Exchange(ctx context.Context, code string, tx Transaction) (G
 	if err != nil {
 		return Grant{}, err
 	}
+	leave, err := p.enter(ctx, opExchange)
+	if err != nil {
+		return Grant{}, err
+	}
+	defer leave()
 	a, _, _, err := p.postForm(ctx, opExchange, m.token, url.Values{
 		"grant_type":    {"authorization_code"},
 		"code":          {code},
@@ -54,6 +63,16 @@ func (p *Provider) Exchange(ctx context.Context, code string, tx Transaction) (G
 		}
 		return p.identify(ctx, opExchange, m, g, idTokenWant{access: g.Access, login: true, nonce: tx.Nonce, code: code})
 	})
+}
+
+// enter waits for a login's place among those that are under way.
+func (p *Provider) enter(ctx context.Context, op operation) (leave func(), err error) {
+	select {
+	case p.logins <- struct{}{}:
+		return func() { <-p.logins }, nil
+	case <-ctx.Done():
+		return nil, fmt.Errorf("%s: %w", op, ended(ctx))
+	}
 }
 
 // complete makes a Grant of the answer to a login. identify checks whose tokens

@@ -10,7 +10,10 @@ import (
 	"net"
 	"net/http"
 	"net/url"
+	"runtime"
 	"strings"
+	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -367,4 +370,47 @@ func TestUntrustedCertificate(t *testing.T) {
 	if err == nil || !strings.Contains(err.Error(), "certificate") {
 		t.Errorf("the error doesn't tell the operator why: %v", err)
 	}
+}
+
+// Q-04: logins with made-up codes, at a provider that takes its time, leave
+// connections to refreshes.
+func TestLoginsLeaveRoomForRefreshes(t *testing.T) {
+	f := newFake(t)
+	var logins atomic.Int64
+	over := make(chan struct{})
+	f.on("/token", func(w http.ResponseWriter, r *http.Request) {
+		seen := f.requests("/token")
+		if seen[len(seen)-1].form.Get("grant_type") == "refresh_token" {
+			answer(200, `{"access_token":"`+accessToken+`","token_type":"Bearer"}`)(w, r)
+			return
+		}
+		logins.Add(1)
+		<-over
+		w.WriteHeader(400)
+	})
+	p := f.provider()
+	if err := p.Discover(context.Background()); err != nil {
+		t.Fatal(err)
+	}
+	var wg sync.WaitGroup
+	for range 100 {
+		wg.Go(func() {
+			if _, err := p.Exchange(context.Background(), "CODE-canary", idp.NewTransaction()); err == nil {
+				t.Error("a login with a made-up code")
+			}
+		})
+	}
+	for end := time.Now().Add(5 * time.Second); logins.Load() < 32 && time.Now().Before(end); {
+		runtime.Gosched()
+	}
+	began := time.Now()
+	_, err := p.Refresh(context.Background(), refreshToken, subject, nil)
+	if err != nil || time.Since(began) > 2*time.Second {
+		t.Errorf("a refresh meanwhile: %v after %v", err, time.Since(began))
+	}
+	if n := logins.Load(); n > 32 {
+		t.Errorf("%d logins at once", n)
+	}
+	close(over)
+	wg.Wait()
 }

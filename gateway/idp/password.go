@@ -57,6 +57,11 @@ func (p *Provider) PasswordGrant(ctx context.Context, username, password string)
 			form.Set(name, v)
 		}
 	}
+	leave, err := p.enter(ctx, opPassword)
+	if err != nil {
+		return Grant{}, err
+	}
+	defer leave()
 	a, _, _, err := p.postForm(ctx, opPassword, m.token, form, nil)
 	if err != nil {
 		return Grant{}, unavailable(ctx, opPassword, err)

@@ -172,6 +172,7 @@ type Provider struct {
 	metadata  *remote[metadata]
 	keys      *remote[keySet]
 	undoing   chan struct{} // holds one for each undo under way
+	logins    chan struct{} // holds one for each login under way
 }
 
 // New checks cfg and makes a Provider. It does no I/O: the provider may be down.
@@ -220,7 +221,7 @@ func New(cfg Config) (*Provider, error) {
 	if cfg.Log == nil {
 		cfg.Log = slog.New(slog.DiscardHandler)
 	}
-	p := &Provider{cfg: cfg, origin: origin, transport: cfg.Transport, undoing: make(chan struct{}, maxUndo)}
+	p := &Provider{cfg: cfg, origin: origin, transport: cfg.Transport, undoing: make(chan struct{}, maxUndo), logins: make(chan struct{}, maxLogins)}
 	if p.transport == nil {
 		p.transport = NewTransport()
 	}
