@@ -51,6 +51,11 @@ func parseAuthResponse(query string) (a authResponse, err error) {
 		case 0:
 		case 1:
 			*into = v[0]
+			// Without a value it counts as not sent (RFC 6749 §3.1); but an issuer
+			// that is there has to be the right one (RFC 9207 §2.4).
+			if name == "iss" && v[0] == "" {
+				return a, invalid("iss is empty")
+			}
 		default:
 			return a, invalid("a parameter of the login's answer came twice")
 		}
@@ -85,8 +90,11 @@ func (g *Gateway) exchange(w *response, r *http.Request) error {
 		return nil
 	}
 	if a.err != "" {
-		w.setCookie(noLoginLine(p.id))
-		return declined(a.err)
+		refusal := declined(a.err)
+		if refusal.code != codeProviderUnavailable { // trouble drops no cookie
+			w.setCookie(noLoginLine(p.id))
+		}
+		return refusal
 	}
 
 	// 3. The code is spent. A browser that leaves now must not leave tokens behind
@@ -147,7 +155,7 @@ func (a *app) findPending(h http.Header, state string, now time.Time) *pending {
 
 // declined turns the provider's error code into one of ours. Its description is
 // for nobody: it is text from outside.
-func declined(oauthError string) error {
+func declined(oauthError string) *problem {
 	switch oauthError {
 	case "access_denied",
 		// the answers to prompt=none (OpenID Connect Core §3.1.2.6)

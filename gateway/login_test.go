@@ -316,6 +316,7 @@ func TestCallbackRefuses(t *testing.T) {
 		{"B-10 another issuer", func(q url.Values) { q.Set("iss", "https://evil.test") }, 502, "login_failed"},
 		{"B-10 issuer with a slash", func(q url.Values) { q.Set("iss", q.Get("iss")+"/") }, 502, "login_failed"},
 		{"issuer twice", func(q url.Values) { q.Add("iss", "https://evil.test") }, 400, "invalid_request"},
+		{"B-10 an empty issuer", func(q url.Values) { q.Set("iss", "") }, 400, "invalid_request"},
 		{"state of nobody", func(q url.Values) { q.Set("state", strings.Repeat("A", 44)) }, 400, "login_expired"},
 		{"state cut short", func(q url.Values) { q.Set("state", q.Get("state")[:30]) }, 400, "login_expired"},
 		{"state with the id alone", func(q url.Values) { q.Set("state", q.Get("state")[:22]) }, 400, "login_expired"},
@@ -345,6 +346,9 @@ func TestCallbackRefuses(t *testing.T) {
 			}
 			if _, touched := a.set(ticketCookie); touched {
 				t.Error("the session cookie was touched")
+			}
+			if a.status == 503 && len(a.header.Values("Set-Cookie")) > 0 {
+				t.Errorf("trouble drops a cookie: %q", a.header.Values("Set-Cookie"))
 			}
 			if w.exchanges() != before {
 				t.Error("a code was spent")

@@ -86,18 +86,18 @@ func (k *Keeper) DoOnce(ctx context.Context, app *App, name string, ttl time.Dur
 // [*UnavailableError] or ctx's.
 func (k *Keeper) Alone(ctx context.Context, app *App, name string, limit time.Duration) (release func(), err error) {
 	hashed := turnName(app, name)
-	turn := store.TurnDone
-	for range 3 {
-		if turn, err = k.store.TakeTurn(ctx, hashed, limit); err != nil {
+	for attempt := 0; ; attempt++ {
+		turn, err := k.store.TakeTurn(ctx, hashed, limit)
+		if err != nil {
 			return nil, k.unavailable(ctx, err)
 		}
-		if turn != store.TurnDone {
+		if turn == store.TurnFirst {
 			break
 		}
-		time.Sleep(2 * released) // it was released just now
-	}
-	if turn != store.TurnFirst {
-		return nil, &UnavailableError{RetryAfter: storeRetryAfter, Err: errTurn}
+		if attempt == 2 {
+			return nil, &UnavailableError{RetryAfter: storeRetryAfter, Err: errTurn}
+		}
+		time.Sleep(2 * released) // it may have been released just now
 	}
 	return func() {
 		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), releaseTimeout)
