@@ -1,6 +1,11 @@
 package store
 
 import (
+	"bytes"
+	"io"
+	"log/slog"
+	"net"
+	"strings"
 	"testing"
 	"time"
 )
@@ -71,5 +76,44 @@ func TestEpochRises(t *testing.T) {
 	}
 	if len(s.histories) > maxHistories {
 		t.Error("histories are kept without bound")
+	}
+}
+
+// An operator is told what can be mended: an account's rights. A server that has no
+// such thing to tell is as it is.
+func TestWhoMayNotAskForTheHistory(t *testing.T) {
+	for answer, level := range map[string]string{
+		"-NOPERM this user has no permissions to run the 'info' command": "WARN",
+		"-section (replication) is not supported":                        "DEBUG",
+		"-ERR unknown command 'info'":                                    "DEBUG",
+		"$0\r\n":                                                         "",
+	} {
+		l, err := net.Listen("tcp", "127.0.0.1:0")
+		if err != nil {
+			t.Fatal(err)
+		}
+		served := make(chan struct{})
+		go func() { // a server that gives that answer to all
+			defer close(served)
+			c, err := l.Accept()
+			if err != nil {
+				return
+			}
+			defer c.Close()
+			for in := make([]byte, 1024); err == nil; {
+				if _, err = c.Read(in); err == nil {
+					_, err = io.WriteString(c, answer+"\r\n")
+				}
+			}
+		}()
+		var out bytes.Buffer
+		s := New(Options{Address: l.Addr().String(), Log: slog.New(slog.NewTextHandler(&out, &slog.HandlerOptions{Level: slog.LevelDebug}))})
+		_ = s.Meet(t.Context()) // its answer is one more of those
+		s.Close()
+		l.Close()
+		<-served
+		if told := out.String(); (level == "") != (told == "") || !strings.Contains(told, level) || strings.Count(told, "\n") > 1 {
+			t.Errorf("%s: told %q, want it at %q", answer, told, level)
+		}
 	}
 }
