@@ -508,6 +508,7 @@ func TestI(t *testing.T) {
 		clean(c)
 	})
 	formRow(a, open)
+	mutationRow(a)
 	a.row("I-13_slow_header", func(c *row) {
 		// A header that never ends is given up, and costs nobody else anything.
 		start := time.Now()

@@ -294,6 +294,7 @@ func TestR(t *testing.T) {
 			c.Error("2 MB of extensions pass")
 		}
 	})
+	answerMutationRow(a)
 	a.row("R-07_sent_once", func(c *row) {
 		// The upstream closes kept connections just as the next request arrives.
 		c.up.teach("once", func(s *served) bool {
