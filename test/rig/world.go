@@ -248,7 +248,11 @@ func (g *Gateway) Metrics() string {
 // Reload has the gateway take the world's configuration over as it is now.
 func (g *Gateway) Reload() {
 	g.w.t.Helper()
-	before := len(g.Log("reloaded"))
+	reloads := func() int { // in both formats
+		text := g.Output()
+		return strings.Count(text, `"msg":"reloaded"`) + strings.Count(text, " msg=reloaded ")
+	}
+	before := reloads()
 	next := g.config + ".next"
 	if err := os.WriteFile(next, []byte(g.w.Config.text(g.w.t)), 0o600); err != nil {
 		g.w.t.Fatalf("rig: %v", err)
@@ -257,7 +261,7 @@ func (g *Gateway) Reload() {
 		g.w.t.Fatalf("rig: %v", err)
 	}
 	g.Signal(syscall.SIGHUP)
-	Eventually(g.w.t, "cloakroom has reloaded", func() bool { return len(g.Log("reloaded")) > before })
+	Eventually(g.w.t, "cloakroom has reloaded", func() bool { return reloads() > before })
 }
 
 // Terminate asks the gateway to end (SIGTERM) and returns its exit code.
