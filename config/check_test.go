@@ -125,6 +125,8 @@ func TestSettings(t *testing.T) {
 		{"V-03 no key", "  - " + key1 + "\n", "  []\n", "is empty: make a key with `cloakroom keys new`"},
 		{"V-03 client secret well known", aSecret, "changeme", "is too short: at least 16 characters"},
 		{"V-03 client secret well known and long", aSecret, "Change-Me-Please-2024", "is a sample value: use a random one"},
+		{"V-03 client secret with a space behind it", aSecret, `"` + aSecret + ` "`, "begins or ends with white space: whoever compares it will find another"},
+		{"V-03 admin token with a space before it", "", "admin: {token: ' b3BlcmF0b3JzIG9ubHkh'}\n", "begins or ends with white space: whoever compares it will find another"},
 		{"V-03 client secret repeated", aSecret, "abababababababababab", "is not random: too few different characters"},
 		{"V-03 client secret is the key", aSecret, key1, "is the same secret as keys[0]: every purpose needs its own"},
 		{"V-03 client secret empty", aSecret, `""`, "is too short: at least 16 characters"},
@@ -490,6 +492,46 @@ func TestExpand(t *testing.T) {
 			t.Errorf("got %s", got)
 		}
 	})
+}
+
+// V-03: secrets that everybody on the machine can read.
+func TestExposedSecrets(t *testing.T) {
+	dir := t.TempDir()
+	write := func(name, text string, mode os.FileMode) string {
+		t.Helper()
+		path := filepath.Join(dir, name)
+		if err := os.WriteFile(path, []byte(text), mode); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.Chmod(path, mode); err != nil { // whatever the umask is
+			t.Fatal(err)
+		}
+		return path
+	}
+	secret := write("secret", aSecret, 0o644)
+	write("key", key1, 0o440)
+	text := strings.NewReplacer(aSecret, "${file:"+secret+"}", key1, "${file:key}").Replace(minimal)
+	for _, row := range []struct {
+		name, text string
+		mode       os.FileMode
+		want       []string
+	}{
+		{"secret.yaml", text, 0o644, []string{"apps[0].provider.client_secret: is in a file that everybody on this machine can read: chmod o-r " + secret}},
+		{"own.yaml", minimal, 0o600, nil},
+		{"open.yaml", strings.Replace(minimal, aSecret, "${env:SECRET}", 1), 0o604, []string{"keys[0]: is in a file that everybody on this machine can read: chmod o-r " + filepath.Join(dir, "open.yaml")}},
+	} {
+		c, err := config.Load(write(row.name, row.text, row.mode), environ("SECRET", aSecret))
+		if err != nil {
+			t.Fatal(err)
+		}
+		var got []string
+		for _, w := range c.Warnings() {
+			got = append(got, w.Key+": "+w.Message)
+		}
+		if !reflect.DeepEqual(got, row.want) {
+			t.Errorf("%s: %q, want %q", row.name, got, row.want)
+		}
+	}
 }
 
 // Neither a Config nor a problem shows what is secret (V-03).
