@@ -186,3 +186,31 @@ func TestLinkTakesWhatMayChange(t *testing.T) {
 		t.Error(err)
 	}
 }
+
+// A call that is under way over the link before has its answer there; then that link
+// is closed.
+func TestLinkIsLeftByItsLastCall(t *testing.T) {
+	server := storetest.Redis(t)
+	o := Options{Address: server.Addr(), KeyPrefix: "t:", Timeout: 2 * time.Second}
+	s := New(o)
+	defer s.Close()
+	answered := make(chan error, 1)
+	old := s.link.Load()
+	go func() { answered <- old.rdb.BLPop(t.Context(), 20*time.Second, "t:list").Err() }()
+	until(t, 5*time.Second, "the call is under way", func() bool {
+		return strings.Contains(server.CLI("info", "clients"), "blocked_clients:1")
+	})
+	l, err := s.Try(t.Context(), o)
+	if err != nil {
+		t.Fatal(err)
+	}
+	s.Use(l)
+	server.CLI("rpush", "t:list", "x")
+	if err := <-answered; err != nil {
+		t.Errorf("it is cut off: %v", err)
+	}
+	until(t, 10*time.Second, "the link is closed", func() bool { return old.rdb.Ping(t.Context()).Err() != nil })
+	if err := s.Ping(t.Context()); err != nil {
+		t.Error(err)
+	}
+}
