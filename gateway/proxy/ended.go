@@ -108,7 +108,7 @@ func (x *exchange) tooLate() {
 func (x *exchange) abandon() {
 	x.abort()
 	rc, past := http.NewResponseController(x.w), time.Unix(1, 0)
-	if x.in.Body != http.NoBody {
+	if x.hasBody() {
 		_ = rc.SetReadDeadline(past)
 	}
 	if x.phase == phaseAnswering {

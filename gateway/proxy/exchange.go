@@ -47,7 +47,7 @@ var exchanges = sync.Pool{New: func() any { return new(exchange) }}
 // recycle lets the next request have x, if no goroutine but the handler's can
 // hold on to it.
 func (x *exchange) recycle() {
-	if x.watched || x.in.Body != http.NoBody {
+	if x.watched || x.hasBody() {
 		return
 	}
 	x.direct.Reset()
@@ -163,10 +163,16 @@ func (b *requestBody) Read(p []byte) (int, error) {
 	return n, err
 }
 
+// hasBody reports whether the request has one. Over HTTP/2 net/http gives each a
+// Body, and to what has none a length of 0; -1 is unknown.
+func (x *exchange) hasBody() bool {
+	return x.in.Body != nil && x.in.Body != http.NoBody && x.in.ContentLength != 0
+}
+
 // body is the request's, or nil if it has none, and the trailers that will be
 // sent after it.
 func (x *exchange) body(c *clock) (*requestBody, http.Header) {
-	if x.in.Body == nil || x.in.Body == http.NoBody {
+	if !x.hasBody() {
 		return nil, nil
 	}
 	var trailer http.Header

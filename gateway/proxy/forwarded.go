@@ -93,19 +93,34 @@ func Traceparent(h http.Header) string {
 	if v := h["Traceparent"]; len(v) == 1 && validTraceparent(v[0]) {
 		return v[0]
 	}
+	b := newTraceparent()
+	return string(b[:])
+}
+
+// Unrecorded is a [Traceparent] of the same trace that names a span of our own, which
+// nobody keeps.
+func Unrecorded(h http.Header) string {
+	b := newTraceparent()
+	if v := h["Traceparent"]; len(v) == 1 && validTraceparent(v[0]) {
+		copy(b[3:35], v[0][3:35])
+	}
+	b[54] = '0'
+	return string(b[:])
+}
+
+func newTraceparent() (b [55]byte) {
 	// An id is no secret: it has to be unlike others, and not hard to guess. The
 	// runtime's ChaCha8 is seeded by the system.
 	var id [24]byte
 	for i := 0; i < len(id); i += 8 {
 		binary.NativeEndian.PutUint64(id[i:], rand.Uint64())
 	}
-	var b [55]byte
 	copy(b[:], "00-")
 	hex.Encode(b[3:35], id[:16])
 	b[35] = '-'
 	hex.Encode(b[36:52], id[16:])
 	copy(b[52:], "-01")
-	return string(b[:])
+	return b
 }
 
 // TraceID is the trace id within a [Traceparent].

@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"net"
 	"net/http"
 	"net/http/httptest"
 	"net/http/httptrace"
@@ -424,12 +425,19 @@ func TestPassesWhatHasCome(t *testing.T) {
 			if err != nil {
 				t.Fatalf("%s: no header: %v", path, err)
 			}
-			next <- struct{}{}
+			goOn := func(after string) {
+				select {
+				case next <- struct{}{}:
+				case <-time.After(patience):
+					t.Fatalf("%s: the upstream's handler is over after %s", path, after)
+				}
+			}
+			goOn("the header")
 			for i, n := range parts {
 				if got, err := io.ReadFull(res.Body, make([]byte, n)); err != nil {
 					t.Fatalf("%s: part %d: %d bytes of %d, %v", path, i, got, n, err)
 				}
-				next <- struct{}{}
+				goOn(fmt.Sprint("part ", i))
 			}
 			if n, err := res.Body.Read(make([]byte, 1)); err != io.EOF {
 				t.Errorf("%s: %d more, %v", path, n, err)
@@ -437,4 +445,59 @@ func TestPassesWhatHasCome(t *testing.T) {
 			res.Body.Close()
 		}
 	})
+}
+
+// A request without a body has none, whatever it comes over: it is the same on the
+// wire, and is sent again where it may be.
+func TestNoBodyOverHTTP2(t *testing.T) {
+	u := serveRaw(t, func(u *rawUpstream, head string, c net.Conn, _ *bufio.Reader) bool {
+		if strings.HasPrefix(head, "GET /second") && len(u.received()) == 2 {
+			return false
+		}
+		io.WriteString(c, okAnswer)
+		return true
+	})
+	for name, transport := range map[string]http.RoundTripper{"direct": nil, "relayed": newTransport(t, nil)} {
+		t.Run(name, func(t *testing.T) {
+			u.mu.Lock()
+			u.heads = nil
+			u.mu.Unlock()
+			cfg := u.to()
+			cfg.Transport = transport
+			p, err := New(cfg)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if p.pool != nil {
+				defer p.pool.Close()
+			}
+			front := httptest.NewUnstartedServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+				if err := p.Forward(w, r, Call{Path: r.URL.Path}); err != nil {
+					w.WriteHeader(http.StatusBadGateway)
+				}
+			}))
+			front.EnableHTTP2 = true
+			front.StartTLS()
+			defer front.Close()
+			client := front.Client()
+			client.Timeout = patience
+			for _, path := range []string{"/first", "/second"} {
+				if res, body := do(t, client, "GET", front.URL+path, nil); res.StatusCode != 200 || body != "ok" || res.ProtoMajor != 2 {
+					t.Errorf("%s: %d %q over HTTP/%d", path, res.StatusCode, body, res.ProtoMajor)
+				}
+			}
+			if _, body := do(t, client, "POST", front.URL+"/third", http.NoBody); body != "ok" {
+				t.Errorf("POST: %q", body)
+			}
+			heads := u.received()
+			if len(heads) != 4 {
+				t.Fatalf("%d requests; want 4: one was sent again", len(heads))
+			}
+			for i, head := range heads {
+				if want := i == 3; len(values(head, "Content-Length")) > 0 != want || len(values(head, "Transfer-Encoding")) > 0 {
+					t.Errorf("head %q", head)
+				}
+			}
+		})
+	}
 }

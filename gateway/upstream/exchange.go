@@ -66,7 +66,7 @@ type Exchange struct {
 	// Body is nil where there is none. It is read by a goroutine of its own,
 	// which has ended when Done returns.
 	Body io.Reader
-	// Length is the body's; -1: unknown, it is sent in chunks.
+	// Length is the body's; -1: unknown, it is sent in chunks. 0: there is none.
 	Length int64
 	// Trailer is sent after a body of unknown length: names beforehand, values
 	// once Body has ended.
@@ -120,6 +120,9 @@ type Exchange struct {
 func (p *Pool) Do(x *Exchange) error {
 	if !printable(x.Method) || !printable(x.Target) {
 		return errRequestLine
+	}
+	if x.Length == 0 {
+		x.Body = nil // nothing to send is nothing to wait for
 	}
 	x.began = time.Now()
 	x.pooled = buffers.Get().(*buffer)
