@@ -37,8 +37,8 @@
 // Bodies are streamed both ways and flushed as they come; nothing is buffered
 // whole. A request is sent once; only one that is safe (GET, HEAD, OPTIONS) and
 // without a body, or of which nothing was written, is sent again when a kept
-// connection turns out to be closed. An Idempotency-Key changes nothing about
-// that. A client that goes away cancels the request to the upstream. An upstream
+// connection turns out to be closed, or, the former, when an upstream gives it back
+// over HTTP/2. An Idempotency-Key changes nothing about that. A client that goes away cancels the request to the upstream. An upstream
 // that breaks off within its answer breaks off the answer
 // (http.ErrAbortHandler). One that answers before it has read the request is
 // heard: the client has 100 ms to get the answer and need not send the rest.

@@ -14,16 +14,22 @@
 // coding but chunked, lines that end in a bare LF, folded lines, control
 // characters, more than a little beside the data of chunks are errors. A
 // connection is kept only if both messages have ended where their framing says
-// and nothing is left on it, and used again only if nothing has come since.
-// TLS and HTTP/2 are net/http's business: [Pool.RoundTrip].
+// and nothing is left on it, and used again only if nothing has come since. Nor is
+// one kept whose answer began before its request had ended: upstreams that don't read
+// the rest of a request take it for another.
+//
+// TLS and HTTP/2 are net/http's business: [Pool.RoundTrip]. It is held to the same
+// in what may be the next user's: how often a request is sent, also over HTTP/2, and
+// over which connection of HTTP/1.1.
 //
 // # Addresses
 //
 // Of two addresses drawn at random, the one with fewer requests under way gets
 // the next. One that can't be connected to, or that resets or lets run out
 // three requests in a row, is left out for a second, then two, four, up to 30;
-// never the last one. A connection that can't be opened costs nobody an answer
-// while another address is left: nothing was sent, so any request may go there.
+// never the last one. A connection that can't be opened, or that TLS can't be agreed
+// on, costs nobody an answer while another address is left: nothing was sent, so any
+// request may go there.
 package upstream
 
 import (
