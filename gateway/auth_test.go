@@ -244,7 +244,7 @@ func TestAuthWhoMayAsk(t *testing.T) {
 	plain := newWorld(t)
 	p := plain.browser(plain.trusting())
 	p.login()
-	judge("not configured", plain.raw(p.at, "GET /bff/auth HTTP/1.1\r\nHost: app.test\r\nX-BFF-Forward-Auth:\r\n"+strings.Join(without("X-BFF-Forward-Auth"), "\r\n")+"\r\nConnection: close\r\n\r\n"), 404, "no_route")
+	judge("not configured", plain.raw(p.at, "POST /bff/auth HTTP/1.1\r\nHost: app.test\r\nX-BFF-Forward-Auth:\r\n"+strings.Join(without("X-BFF-Forward-Auth"), "\r\n")+"\r\nConnection: close\r\n\r\n"), 404, "no_route")
 	judge("not configured, with a secret", p.fetch("GET", "/bff/auth", yes...), 404, "no_route")
 	if line := w.log.find(authSecret); line != "" {
 		t.Errorf("the secret is in the log: %s", line)
