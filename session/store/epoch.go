@@ -67,7 +67,7 @@ func (s *Store) connected(ctx context.Context, cn *redis.Conn) error {
 		s.history(field(info, "master_replid"))
 	} else if s.sentinels() != nil {
 		// Named a primary and not promoted yet, or not any more.
-		return fmt.Errorf("store: the primary that the sentinels name is a %s", role)
+		return fmt.Errorf("the primary that the sentinels name is a %s", role)
 	}
 	return nil
 }

@@ -127,8 +127,8 @@ func (r *Record) marshal() []byte {
 }
 
 var (
-	errFormat = errors.New("store: record of an unknown format")
-	errShort  = errors.New("store: damaged record")
+	errFormat = errors.New("record of an unknown format")
+	errShort  = errors.New("damaged record")
 )
 
 // parse reads a record. The body shares b.

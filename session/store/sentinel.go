@@ -89,7 +89,7 @@ type answer struct {
 	err     error
 }
 
-var errNoPrimary = errors.New("store: no sentinel names a primary")
+var errNoPrimary = errors.New("no sentinel names a primary")
 
 // find asks for the primary, and closes all connections to others.
 func (p *sentinels) find(ctx context.Context) (string, error) {
@@ -207,7 +207,7 @@ func (p *sentinels) dial(ctx context.Context, _, _ string) (net.Conn, error) {
 	defer p.mu.Unlock()
 	if p.primary != address {
 		_ = conn.Close()
-		return nil, fmt.Errorf("store: %s has been replaced", address)
+		return nil, fmt.Errorf("%s has been replaced", address)
 	}
 	p.conns[c] = struct{}{}
 	if raw, ok := conn.(syscall.Conn); ok {

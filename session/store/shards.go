@@ -93,7 +93,7 @@ func (s *Store) allShards() []*shard {
 	return slices.Clone(s.shards)
 }
 
-var errNoShards = errors.New("store: the Cluster has no slots")
+var errNoShards = errors.New("the Cluster has no slots")
 
 // findShards learns a Cluster's shards: again if they are known already.
 func (s *Store) findShards(ctx context.Context, again bool) error {
