@@ -194,8 +194,11 @@ func serveOn(s *http.Server, l net.Listener) (err error) {
 
 // cannotListen says which key's address can't be had, and why.
 func cannotListen(key string, err error) error {
-	if op, ok := errors.AsType[*net.OpError](err); ok && op.Addr != nil {
-		return fmt.Errorf("%s: %v: %w", key, op.Addr, op.Err) // its own text begins with listen, too
+	if op, ok := errors.AsType[*net.OpError](err); ok {
+		err = op.Err // whose own text begins with listen, too
+		if op.Addr != nil {
+			key += ": " + op.Addr.String()
+		}
 	}
 	return fmt.Errorf("%s: %w", key, err)
 }

@@ -457,3 +457,25 @@ func TestListenerThatCanTakeNobodyIsTold(t *testing.T) {
 		}
 	}
 }
+
+// An address that can't be had is told once, under its key.
+func TestListenErrors(t *testing.T) {
+	taken, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer taken.Close()
+	for address, want := range map[string]string{
+		taken.Addr().String(): "listen: " + taken.Addr().String() + ": bind: address already in use",
+		"192.0.2.1:1":         "listen: 192.0.2.1:1: bind: cannot assign requested address",
+		"127.0.0.1:99999":     "listen: address 99999: invalid port",
+	} {
+		_, err := net.Listen("tcp", address)
+		if err == nil {
+			t.Fatalf("%s can be had", address)
+		}
+		if got := cannotListen("listen", err).Error(); !strings.HasPrefix(got, want) || strings.Count(got, "listen") > 1 {
+			t.Errorf("%s: %q, want %q", address, got, want)
+		}
+	}
+}
