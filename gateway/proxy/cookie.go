@@ -39,9 +39,32 @@ func cookieName(pair string) string {
 	return strings.TrimRight(name, " \t")
 }
 
+// ownPair reports whether what stands between two semicolons is a cookie of the
+// gateway's, or has one in it for a server that splits at commas (RFC 2109), takes
+// quotes off, or knows other white space than browsers do.
+func ownPair(own func(string) bool, part string) bool {
+	if ownCookie(own, cookieName(part)) {
+		return true
+	}
+	odd := func(c byte) bool { return c == ',' || c == '"' || c >= 0x80 }
+	for start, i := 0, 0; i <= len(part); i++ {
+		switch {
+		case i < len(part) && !odd(part[i]):
+			continue
+		case i == len(part) && start == 0:
+			return false // as it is with almost all
+		}
+		if one := part[start:i]; strings.IndexByte(one, '=') >= 0 && ownCookie(own, cookieName(one)) {
+			return true
+		}
+		start = i + 1
+	}
+	return false
+}
+
 // stripCookieLine removes the gateway's cookies from a line of a Cookie header
 // and leaves every other byte as it is. It is no parser that could give up
-// (net/http's does at 3000 cookies), and quotes mean nothing to it, as to
+// (net/http's does at 3000 cookies), and quotes hide nothing from it, as from
 // browsers: what stands after a ";" is a cookie.
 func stripCookieLine(line string, own func(string) bool) string {
 	var out strings.Builder // filled once something is dropped
@@ -52,7 +75,7 @@ func stripCookieLine(line string, own func(string) bool) string {
 			end = start + i
 		}
 		switch part := line[start:end]; {
-		case ownCookie(own, cookieName(part)):
+		case ownPair(own, part):
 			if !dropped {
 				dropped = true
 				out.Grow(len(line))
