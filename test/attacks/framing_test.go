@@ -509,6 +509,7 @@ func TestI(t *testing.T) {
 	})
 	formRow(a, open)
 	mutationRow(a)
+	http2MutationRow(a)
 	a.row("I-13_slow_header", func(c *row) {
 		// A header that never ends is given up, and costs nobody else anything.
 		start := time.Now()
