@@ -44,6 +44,7 @@ import (
 	"context"
 	"fmt"
 	"log/slog"
+	"math/rand/v2"
 	"net/http"
 	"net/netip"
 	"runtime/debug"
@@ -99,9 +100,12 @@ type Served struct {
 	// server lets it. A server whose limit is looser gives more of the refused
 	// ones a problem for an answer instead of its own.
 	HeaderBytes int
-	// Tracer makes a span of each request, and of what it waits for. It should not
-	// follow a client's wish to be sampled. Nil: nothing is traced.
-	Tracer trace.Tracer
+	// Tracer makes spans of a share of the requests, TraceRatio from 0 to 1, and of
+	// what these wait for. Chance draws them: nothing that a client has sent, be it a
+	// wish to be sampled or a trace id. Tracer has to keep all that it is asked for.
+	// Nil: nothing is traced.
+	Tracer     trace.Tracer
+	TraceRatio float64
 }
 
 // served is a [Served] made ready.
@@ -110,6 +114,7 @@ type served struct {
 	trusted     []netip.Prefix
 	headerBytes int
 	tracer      trace.Tracer
+	traceRatio  float64
 }
 
 // New returns a Gateway that serves no app until [Gateway.Swap].
@@ -149,7 +154,7 @@ func (g *Gateway) Swap(s Served) error {
 		}
 		apps[a.host], names[def.Name] = a, true
 	}
-	g.served.Store(&served{apps, s.TrustedProxies, s.HeaderBytes, s.Tracer})
+	g.served.Store(&served{apps, s.TrustedProxies, s.HeaderBytes, s.Tracer, s.TraceRatio})
 	return nil
 }
 
@@ -166,10 +171,13 @@ func (g *Gateway) ServeHTTP(rw http.ResponseWriter, r *http.Request) {
 	}
 	boundTracestate(r.Header)
 	served := g.served.Load()
-	if served.tracer != nil {
-		r = startTrace(served.tracer, w, r)
-	} else {
+	switch {
+	case served.tracer == nil:
 		w.parent = proxy.Traceparent(r.Header)
+	case rand.Float64() < served.traceRatio:
+		r = startTrace(served.tracer, w, r)
+	default:
+		w.parent = proxy.Unrecorded(r.Header)
 	}
 	w.trace = w.parent[len("00-"):][:32]
 	defer g.finish(w, r)

@@ -31,8 +31,7 @@ func boundTracestate(h http.Header) {
 }
 
 // startTrace begins the request's span. It belongs to the trace that the caller
-// names, if it names one; whether it is sampled is nobody's wish but the
-// tracer's.
+// names, if it names one.
 func startTrace(tracer trace.Tracer, w *response, r *http.Request) *http.Request {
 	ctx := r.Context()
 	if v := r.Header["Traceparent"]; len(v) == 1 {
@@ -41,20 +40,15 @@ func startTrace(tracer trace.Tracer, w *response, r *http.Request) *http.Request
 		}
 	}
 	ctx, span := tracer.Start(ctx, "request", asServer...)
-	sc := span.SpanContext()
-	if !sc.IsValid() { // a tracer that makes none
-		w.parent = proxy.Traceparent(r.Header)
+	if !span.IsRecording() { // the tracer has been shut down
+		w.parent = proxy.Unrecorded(r.Header)
 		return r
 	}
-	w.parent = traceparent(sc)
-	if !span.IsRecording() {
-		return r
-	}
-	w.span, w.tracer = span, tracer
+	w.parent, w.span, w.tracer = traceparent(span.SpanContext()), span, tracer
 	return r.WithContext(ctx)
 }
 
-// Options are made once, since most requests are not sampled and cost little else.
+// Options are made once.
 var (
 	asServer = []trace.SpanStartOption{trace.WithSpanKind(trace.SpanKindServer)}
 	asClient = []trace.SpanStartOption{trace.WithSpanKind(trace.SpanKindClient)}

@@ -3,7 +3,6 @@ package gateway_test
 import (
 	"fmt"
 	"strings"
-	"sync/atomic"
 	"testing"
 
 	sdktrace "go.opentelemetry.io/otel/sdk/trace"
@@ -14,36 +13,32 @@ import (
 	"github.com/cloakroom/cloakroom/gateway/gatewaytest"
 )
 
-// coin samples as it lies, whatever the parent says.
-type coin struct{ heads *atomic.Bool }
+// wishless keeps everything, and panics where a client's wish to be sampled came
+// through.
+type wishless struct{}
 
-func (c coin) ShouldSample(p sdktrace.SamplingParameters) sdktrace.SamplingResult {
+func (wishless) ShouldSample(p sdktrace.SamplingParameters) sdktrace.SamplingResult {
 	parent := trace.SpanContextFromContext(p.ParentContext)
 	if parent.IsRemote() && parent.IsSampled() {
 		panic("a client's wish came through")
 	}
-	if c.heads.Load() {
-		return sdktrace.SamplingResult{Decision: sdktrace.RecordAndSample}
-	}
-	return sdktrace.SamplingResult{Decision: sdktrace.Drop}
+	return sdktrace.SamplingResult{Decision: sdktrace.RecordAndSample}
 }
 
-func (coin) Description() string { return "" }
+func (wishless) Description() string { return "" }
 
-// traced is a world whose gateway records its spans.
-func traced(t *testing.T, heads bool) (*world, *tracetest.SpanRecorder) {
+// traced is a world whose gateway records the spans of all requests.
+func traced(t *testing.T) (*world, *tracetest.SpanRecorder) {
 	w, spans := newWorld(t), tracetest.NewSpanRecorder()
-	c := coin{new(atomic.Bool)}
-	c.heads.Store(heads)
-	p := sdktrace.NewTracerProvider(sdktrace.WithSpanProcessor(spans), sdktrace.WithSampler(c))
-	w.served = func(s *gateway.Served) { s.Tracer = p.Tracer("test") }
+	p := sdktrace.NewTracerProvider(sdktrace.WithSpanProcessor(spans), sdktrace.WithSampler(wishless{}))
+	w.served = func(s *gateway.Served) { s.Tracer, s.TraceRatio = p.Tracer("test"), 1 }
 	return w, spans
 }
 
 const theirs = "00-0123456789abcdef0123456789abcdef-0123456789abcdef-01"
 
 func TestTrace(t *testing.T) {
-	w, spans := traced(t, true)
+	w, spans := traced(t)
 	b := w.browser(w.replica())
 	b.login()
 	spans.Reset()
@@ -94,21 +89,33 @@ func TestTrace(t *testing.T) {
 	}
 }
 
-// S-04: a request that isn't sampled is none, whatever the client wishes; its
-// trace is told all the same.
+// S-04: a request that isn't sampled is none, whatever the client wishes, and nor is
+// one that comes after the tracer's end; its trace is told all the same.
 func TestS04NotSampled(t *testing.T) {
-	w, spans := traced(t, false)
-	b := w.browser(w.replica())
-	want(t, b.fetch("GET", "/public/x", "Traceparent: "+theirs), 200)
-	got := w.upstream.last(t).Header.Get("Traceparent")
-	if len(got) != 55 || got[3:35] != theirs[3:35] || got[36:52] == theirs[36:52] || !strings.HasSuffix(got, "-00") {
-		t.Errorf("upstream got %q", got)
-	}
-	if a := b.fetch("GET", "/else", "Traceparent: "+theirs); a.field("trace_id") != theirs[3:35] {
-		t.Errorf("trace_id %q", a.field("trace_id"))
-	}
-	if n := len(spans.Ended()); n != 0 {
-		t.Errorf("%d spans", n)
+	for name, ended := range map[string]bool{"not drawn": false, "after the tracer's end": true} {
+		t.Run(name, func(t *testing.T) {
+			w, spans := newWorld(t), tracetest.NewSpanRecorder()
+			p := sdktrace.NewTracerProvider(sdktrace.WithSpanProcessor(spans), sdktrace.WithSampler(wishless{}))
+			w.served = func(s *gateway.Served) { s.Tracer = p.Tracer("test") }
+			if ended {
+				w.served = func(s *gateway.Served) { s.Tracer, s.TraceRatio = p.Tracer("test"), 1 }
+				if err := p.Shutdown(t.Context()); err != nil {
+					t.Fatal(err)
+				}
+			}
+			b := w.browser(w.replica())
+			want(t, b.fetch("GET", "/public/x", "Traceparent: "+theirs), 200)
+			got := w.upstream.last(t).Header.Get("Traceparent")
+			if len(got) != 55 || got[3:35] != theirs[3:35] || got[36:52] == theirs[36:52] || !strings.HasSuffix(got, "-00") {
+				t.Errorf("upstream got %q", got)
+			}
+			if a := b.fetch("GET", "/else", "Traceparent: "+theirs); a.field("trace_id") != theirs[3:35] {
+				t.Errorf("trace_id %q", a.field("trace_id"))
+			}
+			if n := len(spans.Ended()); n != 0 {
+				t.Errorf("%d spans", n)
+			}
+		})
 	}
 }
 

@@ -3,7 +3,6 @@ package main
 import (
 	"context"
 	"log/slog"
-	"math/rand/v2"
 	"net/http"
 	"time"
 
@@ -46,7 +45,7 @@ func newTracing(cfg config.Tracing, log *slog.Logger) (*tracing, error) {
 	}))
 	p := sdktrace.NewTracerProvider(
 		sdktrace.WithBatcher(exporter),
-		sdktrace.WithSampler(sampler{cfg.SampleRatio}),
+		sdktrace.WithSampler(sdktrace.AlwaysSample()), // the gateway asks for a share alone
 		sdktrace.WithResource(resource.NewSchemaless(
 			attribute.String("service.name", "cloakroom"), attribute.String("service.version", buildVersion()))),
 	)
@@ -62,24 +61,6 @@ func (t *tracing) close() {
 	defer cancel()
 	_ = t.provider.Shutdown(ctx) // it has told the error handler
 }
-
-// sampler takes a share of the requests, by chance. It goes by nothing that a
-// client has sent: neither its wish nor the trace id, which it can choose.
-type sampler struct{ ratio float64 }
-
-func (s sampler) ShouldSample(p sdktrace.SamplingParameters) sdktrace.SamplingResult {
-	parent := trace.SpanContextFromContext(p.ParentContext)
-	sampled := rand.Float64() < s.ratio
-	if parent.IsValid() && !parent.IsRemote() {
-		sampled = parent.IsSampled() // a step goes with its request
-	}
-	if sampled {
-		return sdktrace.SamplingResult{Decision: sdktrace.RecordAndSample}
-	}
-	return sdktrace.SamplingResult{Decision: sdktrace.Drop}
-}
-
-func (s sampler) Description() string { return "by chance" }
 
 // tracedTransport makes a span of each call to a provider, within a request that
 // is recorded. The provider is not told.

@@ -200,7 +200,7 @@ func (s *service) swap(cfg *config.Config, log *slog.Logger) (err error) {
 	}
 	served := gateway.Served{Apps: apps, Keys: ring, TrustedProxies: cfg.TrustedProxies, HeaderBytes: cfg.Limits.HeaderBytes}
 	if traces != nil {
-		served.Tracer = traces.tracer
+		served.Tracer, served.TraceRatio = traces.tracer, cfg.Tracing.SampleRatio
 	}
 	if link, err = tryRedis(s.store, s.redis, cfg.Redis); err != nil {
 		return err
