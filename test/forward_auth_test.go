@@ -2,8 +2,13 @@ package test
 
 import (
 	"fmt"
+	"io"
+	"maps"
 	"net"
 	"net/http"
+	"net/http/httptest"
+	"net/http/httputil"
+	"net/url"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -15,9 +20,9 @@ import (
 	"github.com/cloakroom/cloakroom/test/rig"
 )
 
-// asking is a world whose app is reached through nginx, which serves /wiki/ by
-// itself, as deploy/nginx/forward-auth.conf has it.
-func asking(t *testing.T, opts gatewaytest.Options, change func(rig.Config)) (*gatewaytest.Provider, *rig.World) {
+// asking is a world whose app is reached through another proxy, which serves /wiki/
+// by itself. front starts it, and returns its address.
+func asking(t *testing.T, opts gatewaytest.Options, front func(t *testing.T, w *rig.World, secret string) string) (*gatewaytest.Provider, *rig.World) {
 	t.Helper()
 	secret := rig.Random()
 	p, reg := rig.Strict(t, rig.Origin, opts)
@@ -25,18 +30,24 @@ func asking(t *testing.T, opts gatewaytest.Options, change func(rig.Config)) (*g
 		c.Set("trusted_proxies", []any{"127.0.0.0/8"})
 		c.Set("apps.0.forward_auth.secret", "${file:"+rig.WriteFile(t, "secret", secret)+"}")
 		c.Set("apps.0.session.cache_ttl", "0s") // an end is felt at once
+		c.Set("apps.0.session.rotation_grace", "3s")
 		routes := c["apps"].([]any)[0].(map[string]any)["routes"].([]any)
 		c.Set("apps.0.routes", append(routes,
 			map[string]any{"path": "/wiki/", "forward_auth": true, "kind": "page", "headers": map[string]any{"X-User": "sub"}},
 			map[string]any{"path": "/wiki/staff", "forward_auth": true, "require": map[string]any{"groups": []any{"staff"}}},
 			map[string]any{"path": "/wiki/open", "forward_auth": true, "auth": "none"},
 		))
-		if change != nil {
-			change(c)
-		}
 	}})
 	w.Secret("the secret that a proxy asks with", secret)
+	to := *w.Gateways[0]
+	to.Public = front(t, w, secret)
+	w.Gateways[0] = &to // to browsers
+	return p, w
+}
 
+// nginx is as deploy/nginx/forward-auth.conf has it.
+func nginx(t *testing.T, w *rig.World, secret string) string {
+	t.Helper()
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
@@ -77,11 +88,11 @@ client_body_temp_path %[1]s/b; proxy_temp_path %[1]s/p; fastcgi_temp_path %[1]s/
 	if err != nil {
 		name = "/usr/sbin/nginx"
 	}
-	nginx := rig.Start(t, exec.Command(name, "-c", main, "-p", dir))
+	process := rig.Start(t, exec.Command(name, "-c", main, "-p", dir))
 	rig.Eventually(t, "nginx listens", func() bool {
 		select {
-		case <-nginx.Done():
-			t.Fatalf("nginx ended:\n%s", nginx.Output())
+		case <-process.Done():
+			t.Fatalf("nginx ended:\n%s", process.Output())
 		default:
 		}
 		conn, err := net.Dial("tcp", at)
@@ -91,10 +102,64 @@ client_body_temp_path %[1]s/b; proxy_temp_path %[1]s/p; fastcgi_temp_path %[1]s/
 		conn.Close()
 		return true
 	})
-	front := *w.Gateways[0]
-	front.Public = at
-	w.Gateways[0] = &front // to browsers
-	return p, w
+	return at
+}
+
+// passesOn asks as Traefik and Caddy do: what refuses a request goes to the browser
+// as it is.
+func passesOn(t *testing.T, w *rig.World, secret string) string {
+	t.Helper()
+	rest, wiki := proxyTo(t, "http://"+w.Gateways[0].Public), proxyTo(t, w.Upstream.URL)
+	client := &http.Client{CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }}
+	t.Cleanup(client.CloseIdleConnections)
+	front := httptest.NewServer(http.HandlerFunc(func(rw http.ResponseWriter, r *http.Request) {
+		if !strings.HasPrefix(r.URL.Path, "/wiki/") {
+			rest.ServeHTTP(rw, r)
+			return
+		}
+		check, err := http.NewRequestWithContext(r.Context(), http.MethodGet, "http://"+direct(w).Public+"/bff/auth", nil)
+		if err != nil {
+			t.Error(err)
+			return
+		}
+		check.Header = r.Header.Clone()
+		for name, value := range map[string]string{"X-BFF-Forward-Auth": secret, "X-Forwarded-Method": r.Method, "X-Forwarded-Host": r.Host, "X-Forwarded-Uri": r.URL.RequestURI()} {
+			check.Header.Set(name, value)
+		}
+		answer, err := client.Do(check)
+		if err != nil {
+			t.Error(err)
+			return
+		}
+		defer answer.Body.Close()
+		if answer.StatusCode/100 != 2 {
+			maps.Copy(rw.Header(), answer.Header)
+			rw.WriteHeader(answer.StatusCode)
+			_, _ = io.Copy(rw, answer.Body)
+			return
+		}
+		for _, name := range []string{"Authorization", "Cookie", "X-User"} {
+			r.Header.Del(name)
+			if v := answer.Header[name]; len(v) > 0 {
+				r.Header[name] = v
+			}
+		}
+		wiki.ServeHTTP(rw, r)
+	}))
+	t.Cleanup(front.Close)
+	return front.Listener.Addr().String()
+}
+
+func proxyTo(t *testing.T, to string) *httputil.ReverseProxy {
+	t.Helper()
+	u, err := url.Parse(to)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return &httputil.ReverseProxy{Rewrite: func(r *httputil.ProxyRequest) {
+		r.SetURL(u)
+		r.Out.Host = r.In.Host
+	}}
 }
 
 // wiki is what the upstream saw last, which must be a request for that target.
@@ -127,7 +192,7 @@ func wantUser(t *testing.T, r rig.Received, user string) {
 
 func TestForwardAuthThroughNginx(t *testing.T) {
 	t.Parallel()
-	p, w := asking(t, gatewaytest.Options{}, nil)
+	p, w := asking(t, gatewaytest.Options{}, nginx)
 	alice, bob := w.NewBrowser(), w.NewBrowser()
 
 	// No session: a script is told so, a person goes to the login and comes back.
@@ -229,13 +294,38 @@ func direct(w *rig.World) *rig.Gateway {
 	return &g
 }
 
+// A proxy that passes refusals on needs nothing else for the login, the way back, and
+// a link from another site.
+func TestForwardAuthPassedOn(t *testing.T) {
+	t.Parallel()
+	p, w := asking(t, gatewaytest.Options{}, passesOn)
+	b := w.NewBrowser()
+	wantProblem(t, b.Fetch(http.MethodGet, "/wiki/x"), 401, "login_required", "no_session")
+	if page := b.Navigate("/wiki/x?y=z%20a", "alice"); page.Status != http.StatusOK || page.URL.RequestURI() != "/wiki/x?y=z%20a" {
+		t.Fatalf("ended on %s with %s", page.URL, page)
+	}
+	wantUser(t, wiki(t, w, "/wiki/x?y=z%20a"), "alice")
+	logins := p.Requests(gatewaytest.EndpointAuthorize)
+	if page := b.Arrive(w.Origin+"/wiki/linked", ""); page.Status != http.StatusOK || page.URL.Path != "/wiki/linked" {
+		t.Errorf("ended on %s with %s", page.URL, page)
+	}
+	wantUser(t, wiki(t, w, "/wiki/linked"), "alice")
+	if p.Requests(gatewaytest.EndpointAuthorize) != logins {
+		t.Error("by way of another login")
+	}
+	if r := b.Send(rig.Request{Path: "/bff/auth"}); r.Status != 404 || r.Header.Get("Authorization") != "" {
+		t.Errorf("a check of its own: %s", r)
+	}
+	copied := b.Clone()
+	b.Fetch(http.MethodPost, "/bff/logout")
+	wantProblem(t, copied.Fetch(http.MethodGet, "/wiki/x"), 401, "login_required", "logged_out")
+}
+
 // A token that has run out is not refreshed for a check: the page does it, and no
 // ticket is lost on the way.
 func TestForwardAuthAndRotation(t *testing.T) {
 	t.Parallel()
-	p, w := asking(t, gatewaytest.Options{AccessLife: 4 * time.Second}, func(c rig.Config) {
-		c.Set("apps.0.session.rotation_grace", "3s")
-	})
+	p, w := asking(t, gatewaytest.Options{AccessLife: 4 * time.Second}, nginx)
 	b := w.NewBrowser()
 	b.Login("alice")
 	for range 2 {
