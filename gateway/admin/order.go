@@ -5,6 +5,7 @@ import (
 	"errors"
 	"io"
 	"net/http"
+	"strings"
 	"time"
 	"unicode"
 	"unicode/utf8"
@@ -107,6 +108,10 @@ func (o *order) set(dec *json.Decoder, name string) error {
 	default:
 		return invalid("a key is unknown")
 	}
+	// The decoder puts U+FFFD in the place of what it can't read: that is nobody.
+	if strings.ContainsRune(s, utf8.RuneError) {
+		return invalid(name + " must be text")
+	}
 	switch name {
 	case "sid":
 		if o.sid, err = session.ParseSID(s); err != nil {
@@ -125,6 +130,9 @@ func (o *order) set(dec *json.Decoder, name string) error {
 	case "until":
 		if o.until, err = time.Parse(time.RFC3339, s); err != nil {
 			return invalid("until must be a time such as 2026-01-02T15:04:05Z")
+		}
+		if o.until.IsZero() { // which would be no until at all
+			return invalid("until is over")
 		}
 	}
 	return nil
