@@ -15,7 +15,11 @@ const bodyTimeout = 10 * time.Second
 // readBody reads a body of a media type, up to limit bytes. Its error is a
 // [problem].
 func readBody(w *response, r *http.Request, mediaType string, limit int64) ([]byte, error) {
-	if t, _, err := mime.ParseMediaType(r.Header.Get("Content-Type")); err != nil || t != mediaType {
+	said := r.Header["Content-Type"] // twice, it has two readings
+	if len(said) != 1 {
+		return nil, invalid("Content-Type must be sent once, and be " + mediaType)
+	}
+	if t, _, err := mime.ParseMediaType(said[0]); err != nil || t != mediaType {
 		return nil, invalid("Content-Type must be " + mediaType)
 	}
 	// Not every connection has deadlines; those of a server have.
