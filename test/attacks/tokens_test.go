@@ -213,6 +213,42 @@ func TestL(t *testing.T) {
 		c.provider.Change(func(o *gatewaytest.Options) { o.AutoLogin = nil })
 		c.w.NewBrowser().Login("carol") // nothing of it is left behind
 	})
+	a.row("M-20_shapes", func(c *row) {
+		// One token, in one form, in a body: nothing else is a logout, and no cookie or
+		// origin makes a difference.
+		const form = "Content-Type: application/x-www-form-urlencoded\r\n"
+		fresh := func(edit func(claims map[string]any)) string {
+			token := c.provider.LogoutToken(gatewaytest.Logout{Subject: "sub-dave", Edit: func(_, claims map[string]any) {
+				if edit != nil {
+					edit(claims)
+				}
+			}})
+			c.w.Secret("a logout token", token)
+			return "logout_token=" + token
+		}
+		dave := c.w.NewBrowser()
+		dave.Login("dave")
+		const path = "/bff/backchannel-logout"
+		token := fresh(nil)
+		for name, text := range map[string]string{
+			"twice": post(path, token+"&"+token, form), "twice, one empty": post(path, token+"&logout_token=", form), "in the query": post(path+"?"+token, "", form), "by GET": get(path + "?" + token), "as JSON": post(path, `{"logout_token":"`+token[13:]+`"}`, "Content-Type: application/json\r\n"),
+			"in parts": post(path, "--b\r\nContent-Disposition: form-data; name=\"logout_token\"\r\n\r\n"+token[13:]+"\r\n--b--\r\n", "Content-Type: multipart/form-data; boundary=b\r\n"), "as nothing": post(path, token), "as two things": post(path, token, form, "Content-Type: text/plain\r\n"), "with spaces": post(path, "logout_token=+"+token[13:]+"+", form), "in another case": post(path, strings.ToUpper(token[:13])+token[13:], form), "by PUT": request("PUT", path+"?"+token, form),
+			"a jti of 3000": post(path, fresh(func(m map[string]any) { m["jti"] = strings.Repeat("j", 3000) }), form), "a jti of two lines": post(path, fresh(func(m map[string]any) { m["jti"] = "a\nb" }), form), "an exp beyond all": post(path, fresh(func(m map[string]any) { m["exp"] = 9.9e17 }), form), "a negative iat": post(path, fresh(func(m map[string]any) { m["iat"] = -1 }), form), "an aud of numbers": post(path, fresh(func(m map[string]any) { m["aud"] = []any{1} }), form),
+		} {
+			if x := c.send(text); x.status() != http.StatusBadRequest && x.status() != http.StatusMethodNotAllowed || len(x.final().Header.Values("Set-Cookie")) > 0 {
+				c.Errorf("%s: %v", name, x)
+			}
+		}
+		if r := dave.Fetch("GET", "/bff/user"); r.Status != http.StatusOK {
+			c.Errorf("after all of them: %s", r)
+		}
+		list := fresh(func(m map[string]any) { m["aud"] = []any{m["aud"]} })
+		c.want(c.send(post(path, list, strings.Replace(form, "\r\n", "; charset=UTF-8\r\n", 1), "Origin: https://evil.test\r\nSec-Fetch-Site: cross-site\r\n", a.cookie("bob"))), http.StatusOK, "")
+		if r := dave.Fetch("GET", "/bff/user"); r.Status != http.StatusUnauthorized {
+			c.Errorf("after a good one: %s", r)
+		}
+		c.want(c.send(get("/app/x", fetched, a.cookie("bob"))), http.StatusOK, "")
+	})
 	a.row("L-00_nothing_is_logged", func(c *row) {
 		// Whatever was forged: a line each, and no token in it.
 		refused := 0
