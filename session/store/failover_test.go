@@ -54,9 +54,10 @@ func outage(t *testing.T, o Options, break_ func(ctx context.Context, s *Store, 
 	// Replication is not what is tested: what was written is there.
 	waiting := new(Store)
 	waiting.link.Store(&Link{rdb: s.rdb(), cluster: s.cluster(), opts: Options{WaitReplicas: 1}})
-	if _, waited := waiting.replicated(ctx, s.recordKey(sid), func(c redis.Cmdable) redis.Cmder { return c.Ping(ctx) }); waited < 1 {
-		t.Fatal("no replica")
-	}
+	until(t, 10*time.Second, "a replica has it", func() bool {
+		_, waited := waiting.replicated(ctx, s.recordKey(sid), func(c redis.Cmdable) redis.Cmder { return c.Ping(ctx) })
+		return waited > 0
+	})
 	epoch := s.Epoch()
 	break_(ctx, s, sid)
 	start := time.Now()
