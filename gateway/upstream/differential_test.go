@@ -97,7 +97,7 @@ func FuzzAnswers(f *testing.F) {
 		answerOK, answerOK + "x", answerOK + answerOK, ok11 + "\r\nabc", ok11 + "Content-Length: 5\r\n\r\nabc",
 		ok11 + chunkedLine + "Trailer: A\r\n\r\n3;x\r\nabc\r\n0\r\nA: b\r\n\r\n", ok11 + chunkedLine + "\r\n0\r\n\r\n" + answerOK,
 		ok11 + chunkedLine + "Content-Length: 2\r\n\r\n0\r\n\r\n", ok11 + "Content-Length: 2\r\nContent-Length: 2\r\n\r\nok",
-		"HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 103 X\r\nLink: </a>\r\n\r\n" + answerOK, "HTTP/1.1 102 X\r\nContent-Length: 3\r\n\r\n" + answerOK,
+		"HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 103 X\r\nLink: </a>\r\n\r\n" + answerOK, "HTTP/1.1 102 X\r\nContent-Length: 3\r\n\r\n" + answerOK, "HTTP/1.0 100 \r\nContent-Length:\r\n\r\n" + answerOK,
 		"HTTP/1.1 101 X\r\nConnection: upgrade\r\nUpgrade: websocket\r\n\r\nabc",
 		"HTTP/1.1 204 X\r\n\r\n", "HTTP/1.1 204 X\r\nContent-Length: 2\r\n\r\nok", "HTTP/1.1 204 X\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
 		"HTTP/1.1 304 X\r\nContent-Length: 2\r\n\r\n", "HTTP/1.1 205 X\r\nContent-Length: 0\r\n\r\n", "HTTP/1.1 205 X\r\n\r\n",

@@ -326,6 +326,7 @@ func (x *Exchange) headBy() time.Time {
 // readHead reads informational answers, and the final one's header.
 func (x *Exchange) readHead() error {
 	x.r, x.w = 0, 0
+	closing := false // an informational answer says so
 	for passed := 0; ; {
 		end, err := x.fillHead()
 		if err != nil {
@@ -346,6 +347,11 @@ func (x *Exchange) readHead() error {
 			if passed++; passed > maxInformational {
 				return errInformational
 			}
+			f, err := x.framing(x.Method)
+			if err != nil {
+				return err
+			}
+			closing = closing || !f.keep
 			if x.Status == http.StatusContinue {
 				x.decide(true)
 				if x.Expect {
@@ -361,6 +367,7 @@ func (x *Exchange) readHead() error {
 			return err
 		}
 		x.answered = true
+		x.framed.keep = x.framed.keep && !closing
 		x.early()
 		if x.framed.by == byLength {
 			x.left = x.framed.length

@@ -13,6 +13,7 @@ var (
 	errCoding     = errors.New("Transfer-Encoding is not chunked")
 	errBothWays   = errors.New("Transfer-Encoding and Content-Length")
 	errTrailer    = errors.New("bad Trailer")
+	errBodyless   = errors.New("an informational answer with a body")
 )
 
 // framing is how the end of an answer's body is told.
@@ -32,8 +33,7 @@ type framed struct {
 	keep   bool  // the connection may carry another request
 }
 
-// framing reads how the body of a final answer is framed (RFC 9112 section
-// 6.3). Whatever could be read in two ways is an error.
+// framing reads how the body of an answer is framed (RFC 9112 section 6.3). Whatever could be read in two ways is an error.
 func (h *Head) framing(method string) (f framed, err error) {
 	f = framed{length: -1, keep: h.minor == 1}
 	chunked := false
@@ -79,6 +79,9 @@ func (h *Head) framing(method string) (f framed, err error) {
 	switch {
 	case chunked && f.length >= 0:
 		return f, errBothWays
+	case h.Status < 200 && (chunked || f.length > 0):
+		// Not to be sent, either, and who sends it, too, has sent two answers.
+		return f, errBodyless
 	case h.Status == http.StatusNoContent && (chunked || f.length > 0):
 		// RFC 9110 section 8.6, RFC 9112 section 6.1: not to be sent. Who names a body
 		// all the same may send it, too, if only after the next request is under way.

@@ -183,6 +183,8 @@ func TestConnectionsAreUsedAgain(t *testing.T) {
 		{"chunks", ok11 + chunkedLine + "\r\n2\r\nok\r\n0\r\n\r\n", 1},
 		{"nothing", "HTTP/1.1 204 No Content\r\n\r\n", 1},
 		{"after informational ones", "HTTP/1.1 103 X\r\n\r\n" + answerOK, 1},
+		{"after one that names no body", "HTTP/1.1 103 X\r\nContent-Length: 0\r\n\r\n" + answerOK, 1},
+		{"after one that closes", "HTTP/1.1 103 X\r\nConnection: close\r\n\r\n" + answerOK, 4},
 		{"close", ok11 + "Connection: close\r\nContent-Length: 2\r\n\r\nok", 4},
 		{"HTTP/1.0", "HTTP/1.0 200 OK\r\nContent-Length: 2\r\n\r\nok", 4},
 		{"I-10 more than there should be", answerOK + "x", 4},
@@ -200,6 +202,23 @@ func TestConnectionsAreUsedAgain(t *testing.T) {
 			}
 			if n := s.connections(); n != tt.conns {
 				t.Errorf("%d connections; want %d", n, tt.conns)
+			}
+		})
+	}
+}
+
+// What an informational answer says of a body, its next reader could take for the
+// answer.
+func TestI10InformationalBodies(t *testing.T) {
+	for name, field := range map[string]string{
+		"length": "Content-Length: 3", "bad length": "Content-Length: x", "empty length": "Content-Length:",
+		"chunks": "Transfer-Encoding: chunked", "two lengths": "Content-Length: 0\r\nContent-Length: 0",
+	} {
+		t.Run(name, func(t *testing.T) {
+			s := serve(t, answering("HTTP/1.1 103 X\r\n"+field+"\r\n\r\n"+answerOK, true))
+			p := newPool(t, Options{}, s.addr)
+			if got, err := get(p, &Exchange{}); err == nil {
+				t.Errorf("read as %q", got)
 			}
 		})
 	}
