@@ -214,7 +214,11 @@ func (g *Gateway) fail(w *response, r *http.Request, err error) {
 	}
 
 	h := w.Header()
+	connection := h["Connection"]
 	clear(h) // whatever the answer was going to be, this isn't it
+	if connection != nil {
+		h["Connection"] = connection // of whoever serves us: the client is to come back on another
+	}
 	hardenOwn(h)
 	if p.allow != "" {
 		h.Set("Allow", p.allow)

@@ -159,6 +159,18 @@ func TestEveryCodeHasAnAnswer(t *testing.T) {
 	}
 }
 
+// A client that is asked to come back on another connection is asked so by a refusal,
+// too: refusals once kept the connections of a replica that drained.
+func TestRefusalKeepsConnectionClose(t *testing.T) {
+	rec := httptest.NewRecorder()
+	rec.Header().Set("Connection", "close")
+	rec.Header().Set("Etag", `"x"`)
+	New(&session.Keeper{}, Options{}).ServeHTTP(rec, httptest.NewRequest("GET", "http://unknown.test/", nil))
+	if rec.Code != 421 || rec.Header().Get("Connection") != "close" || rec.Header().Get("Etag") != "" {
+		t.Errorf("%d %v", rec.Code, rec.Header())
+	}
+}
+
 // A client that left is answered 499, without a refusal in the audit log.
 func TestClientGone(t *testing.T) {
 	var log strings.Builder
