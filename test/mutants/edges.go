@@ -116,4 +116,24 @@ var ofTheEdges = []mutant{
 		edits: []edit{{"gateway/upstream/framing.go", "case chunked && f.length >= 0:", "case chunked && f.length > 1<<40:"}},
 		pkg:   "gateway/upstream", test: "TestHostileAnswers",
 	},
+	{
+		id: "early-answer-keeps-connection", rule: "no answer follows one that began before its request had ended",
+		edits: []edit{{"gateway/upstream/exchange.go", "\t\tx.early()\n", ""}},
+		pkg:   "gateway/upstream", test: "TestEarlyAnswer",
+	},
+	{
+		id: "buffer-of-a-failed-write", rule: "what a failed write may still read is never another user's",
+		edits: []edit{{"gateway/upstream/exchange.go", "func (x *Exchange) Disown() { x.pooled = nil }", "func (x *Exchange) Disown() {}"}},
+		pkg:   "gateway/proxy", test: "TestBuffersOfFailedWritesAreNobodysAgain",
+	},
+	{
+		id: "h2-sent-again", rule: "over HTTP/2, too, what may change something is sent once",
+		edits: []edit{{"gateway/upstream/attempt.go", "y.http2 && y.sent.Load() > most", "false"}},
+		pkg:   "gateway/upstream", test: "TestR07SentAtMostOnceOverHTTP2",
+	},
+	{
+		id: "tls-early-answer", rule: "an early answer costs net/http's connections, too",
+		edits: []edit{{"gateway/upstream/transport.go", "if y.last(res) {", "if false {"}},
+		pkg:   "gateway/upstream", test: "TestLastAnswersOverNetHTTP",
+	},
 }

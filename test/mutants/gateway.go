@@ -143,4 +143,9 @@ var ofTheGateway = []mutant{
 		edits: []edit{{"gateway/devserver.go", "r.Header, w.app.origin); err != nil {", "r.Header, w.app.origin); err != nil && false {"}},
 		pkg:   "gateway", test: "TestDevServer",
 	},
+	{
+		id: "check-redirects", rule: "a proxy that asks gets no yes that isn't one",
+		edits: []edit{{"gateway/response.go", "w.check && !w.passes", "false && w.check && !w.passes"}},
+		pkg:   "gateway", test: "TestAuth",
+	},
 }
