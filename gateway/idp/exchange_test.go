@@ -131,6 +131,8 @@ func TestExchangeAnswers(t *testing.T) {
 		{"O-03 access_token empty", members(map[string]any{"access_token": ""}), idp.ErrRejected},
 		{"O-03 access_token missing", members(map[string]any{"access_token": nil}), idp.ErrRejected},
 		{"O-03 access_token with a newline", members(map[string]any{"access_token": "a\r\nX: y"}), idp.ErrRejected},
+		{"O-03 access_token with a space", members(map[string]any{"access_token": "a b"}), idp.ErrRejected},
+		{"O-03 access_token with a control", members(map[string]any{"access_token": "a\x7fb"}), idp.ErrRejected},
 		{"O-03 access_token of 100 KiB", members(map[string]any{"access_token": strings.Repeat("a", 100<<10)}), idp.ErrRejected},
 		{"O-03 names in another case", members(map[string]any{"access_token": nil, "Access_Token": "x"}), idp.ErrRejected},
 		{"token_type missing", members(map[string]any{"token_type": nil}), idp.ErrRejected},
