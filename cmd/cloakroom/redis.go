@@ -42,11 +42,11 @@ func storeOptions(r config.Redis) store.Options {
 // tryRedis makes another way to Redis, if the configuration says so now, and sees
 // that it leads there. Nil: there is nothing to change, or another Redis, whose
 // accounts are of no use with this one.
-func tryRedis(s *store.Store, now, next config.Redis) (*store.Link, error) {
+func tryRedis(ctx context.Context, s *store.Store, now, next config.Redis) (*store.Link, error) {
 	if len(elsewhere(now, next)) > 0 || sameWay(now, next) {
 		return nil, nil
 	}
-	ctx, cancel := context.WithTimeout(context.Background(), now.Timeout+next.Timeout)
+	ctx, cancel := context.WithTimeout(ctx, now.Timeout+next.Timeout)
 	defer cancel()
 	link, err := s.Try(ctx, storeOptions(next))
 	if err != nil {

@@ -52,13 +52,13 @@ func (r *reloader) run(ctx context.Context) {
 		case <-ctx.Done():
 			return
 		case <-hup:
-			r.reload()
+			r.reload(ctx)
 			r.taken = look(r.files)
 			last = r.taken
 		case <-tick.C:
 			now := look(r.files)
 			if now != r.taken && now == last {
-				r.reload()
+				r.reload(ctx)
 				now = look(r.files) // they may be others now
 				r.taken = now
 			}
@@ -89,10 +89,10 @@ func inode(info os.FileInfo) uint64 {
 	return 0
 }
 
-func (r *reloader) reload() {
+func (r *reloader) reload(ctx context.Context) {
 	cfg, err := r.again()
 	if err == nil {
-		err = r.service.swap(cfg, r.log.Logger)
+		err = r.service.swap(ctx, cfg, r.log.Logger)
 	}
 	if err != nil {
 		if problems, ok := errors.AsType[*config.Error](err); ok {

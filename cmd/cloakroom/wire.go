@@ -2,6 +2,7 @@ package main
 
 import (
 	"cmp"
+	"context"
 	"fmt"
 	"log/slog"
 	"net/http"
@@ -74,7 +75,7 @@ func wire(cfg *config.Config, log, access *slog.Logger) (*service, error) {
 	s.gateway = gateway.New(s.keeper, gateway.Options{Log: log, Metrics: s.metrics, Access: access})
 	s.asked = idp.NewMetrics(s.metrics)
 	s.admin.Store(&cfg.Admin)
-	if err := s.swap(cfg, log); err != nil {
+	if err := s.swap(context.Background(), cfg, log); err != nil {
 		s.close()
 		return nil, err
 	}
@@ -92,8 +93,9 @@ func newKeyring(cfg *config.Config) (*session.Keyring, error) {
 // swap takes over what may change while the process runs, or nothing of it. A
 // [*config.Error] holds all that is wrong with the apps' tokens and templates.
 //
-// What the apps before held open is let go of as their last requests end.
-func (s *service) swap(cfg *config.Config, log *slog.Logger) (err error) {
+// What the apps before held open is let go of as their last requests end. ctx
+// bounds the wait for Redis, which is asked if the way there is another.
+func (s *service) swap(ctx context.Context, cfg *config.Config, log *slog.Logger) (err error) {
 	before, providersBefore := s.unused, s.providers
 	s.unused, s.providers = nil, nil
 	link, traces := (*store.Link)(nil), s.tracing
@@ -202,7 +204,7 @@ func (s *service) swap(cfg *config.Config, log *slog.Logger) (err error) {
 	if traces != nil {
 		served.Tracer, served.TraceRatio = traces.tracer, cfg.Tracing.SampleRatio
 	}
-	if link, err = tryRedis(s.store, s.redis, cfg.Redis); err != nil {
+	if link, err = tryRedis(ctx, s.store, s.redis, cfg.Redis); err != nil {
 		return err
 	}
 	if err := s.gateway.Swap(served); err != nil {

@@ -35,7 +35,7 @@ func (s *Store) Try(ctx context.Context, o Options) (*Link, error) {
 	was.MasterName, was.SentinelUsername, was.SentinelPassword = o.MasterName, o.SentinelUsername, o.SentinelPassword
 	was.Timeout, was.WaitReplicas = cmp.Or(o.Timeout, defaultTimeout), o.WaitReplicas
 	l := s.connect(was)
-	if err := s.try(ctx, l); err != nil && s.Ping(ctx) == nil {
+	if err := s.try(ctx, l); err != nil && (ctx.Err() != nil || s.Ping(ctx) == nil) {
 		_ = l.Close()
 		return nil, fmt.Errorf("store: try: %w", err)
 	}
