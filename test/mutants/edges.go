@@ -128,7 +128,7 @@ var ofTheEdges = []mutant{
 	},
 	{
 		id: "h2-sent-again", rule: "over HTTP/2, too, what may change something is sent once",
-		edits: []edit{{"gateway/upstream/attempt.go", "y.http2 && y.sent.Load() > most", "false"}},
+		edits: []edit{{"gateway/upstream/attempt.go", "y.http2 && y.sent.Load() > most", "y.http2 && most < 0"}},
 		pkg:   "gateway/upstream", test: "TestR07SentAtMostOnceOverHTTP2",
 	},
 	{

@@ -146,6 +146,6 @@ var ofTheGateway = []mutant{
 	{
 		id: "check-redirects", rule: "a proxy that asks gets no yes that isn't one",
 		edits: []edit{{"gateway/response.go", "w.check && !w.passes", "false && w.check && !w.passes"}},
-		pkg:   "gateway", test: "TestAuth",
+		pkg:   "gateway", test: "TestAuthNavigation",
 	},
 }
