@@ -289,8 +289,6 @@ func TestReloadOfTracing(t *testing.T) {
 	}()
 	<-u.arrived
 	to(second)
-	ask("/open/x")
-	eventually(t, "the second collector is told", func() bool { return atSecond.Load() > 0 })
 	if n := atFirst.Load(); n != 0 {
 		t.Errorf("the first collector is told of what has not ended, or began later: %d", n)
 	}
@@ -299,6 +297,11 @@ func TestReloadOfTracing(t *testing.T) {
 		t.Error(err)
 	}
 	eventually(t, "the first collector is told of what began with it", func() bool { return atFirst.Load() > 0 })
+	if n := atSecond.Load(); n != 0 {
+		t.Errorf("the second collector is told of what began before: %d", n)
+	}
+	ask("/open/x")
+	eventually(t, "the second collector is told", func() bool { return atSecond.Load() > 0 })
 
 	r.rewrite(t, string(text))
 	before := atSecond.Load()
