@@ -31,6 +31,7 @@ fuzz gateway/proxy FuzzRequestHeader gateway_proxy_requestheader
 fuzz gateway/proxy FuzzStripCookies gateway_proxy_stripcookies
 fuzz gateway/proxy FuzzStripPrefix gateway_proxy_stripprefix
 fuzz gateway/strictjson FuzzParse gateway_strictjson_parse
+fuzz gateway/upstream FuzzAnswers gateway_upstream_answers
 fuzz gateway/upstream FuzzResponseHead gateway_upstream_responsehead
 fuzz gateway/web FuzzBounce gateway_web_bounce
 fuzz gateway/web FuzzFileName gateway_web_filename
