@@ -95,7 +95,7 @@ func (s *Store) ReadAll(ctx context.Context, sids [][16]byte) (found map[[16]byt
 			replies := make([]*redis.StringCmd, n)
 			_, err := s.rdb().Pipelined(ctx, func(p redis.Pipeliner) error {
 				for i, sid := range sids[:n] {
-					replies[i] = p.Get(ctx, s.recordKey(sid))
+					replies[i] = p.GetRange(ctx, s.recordKey(sid), 0, longest-1)
 				}
 				return nil
 			})
@@ -103,7 +103,7 @@ func (s *Store) ReadAll(ctx context.Context, sids [][16]byte) (found map[[16]byt
 				return err
 			}
 			for i, reply := range replies {
-				b, err := reply.Bytes()
+				b, err := value(reply)
 				if errors.Is(err, redis.Nil) {
 					continue
 				}

@@ -46,7 +46,7 @@ func (g *together) get(ctx context.Context, rdb redis.UniversalClient, key strin
 		g.flying++
 		g.mu.Unlock()
 		defer g.land()
-		return rdb.Get(ctx, key).Bytes()
+		return value(rdb.GetRange(ctx, key, 0, longest-1))
 	}
 	w := &wanted{key: key, turn: make(chan bool, 1)}
 	g.waiting = append(g.waiting, w)
@@ -98,7 +98,7 @@ func (g *together) fly(ctx context.Context, rdb redis.UniversalClient, w *wanted
 	g.waiting = g.waiting[n:]
 	g.mu.Unlock()
 	if n == 0 {
-		return rdb.Get(ctx, w.key).Bytes()
+		return value(rdb.GetRange(ctx, w.key, 0, longest-1))
 	}
 	// That this one's client has gone must not take the others' answers away. They
 	// came later, so its time is up before theirs.
@@ -109,15 +109,28 @@ func (g *together) fly(ctx context.Context, rdb redis.UniversalClient, w *wanted
 		defer cancel()
 	}
 	pipe := rdb.Pipeline()
-	first := pipe.Get(shared, w.key)
+	first := pipe.GetRange(shared, w.key, 0, longest-1)
 	replies := make([]*redis.StringCmd, n)
 	for i, o := range others {
-		replies[i] = pipe.Get(shared, o.key)
+		replies[i] = pipe.GetRange(shared, o.key, 0, longest-1)
 	}
 	_, _ = pipe.Exec(shared) // each reply has its own error
 	for i, o := range others {
-		o.value, o.err = replies[i].Bytes()
+		o.value, o.err = value(replies[i])
 		o.turn <- true
 	}
-	return first.Bytes()
+	return value(first)
+}
+
+// longest is how many bytes of a record are read: far above what is written, since
+// a provider's answers have at most 1 MiB. What isn't whole doesn't open.
+const longest = 4 << 20
+
+// value is a GETRANGE's, with GET's answer where there is no key.
+func value(reply *redis.StringCmd) ([]byte, error) {
+	b, err := reply.Bytes()
+	if err == nil && len(b) == 0 {
+		err = redis.Nil
+	}
+	return b, err
 }

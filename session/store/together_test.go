@@ -148,7 +148,7 @@ func (c counter) DialHook(next redis.DialHook) redis.DialHook          { return 
 func (c counter) ProcessHook(next redis.ProcessHook) redis.ProcessHook { return next }
 func (c counter) ProcessPipelineHook(next redis.ProcessPipelineHook) redis.ProcessPipelineHook {
 	return func(ctx context.Context, cmds []redis.Cmder) error {
-		if cmds[0].Name() == "get" {
+		if cmds[0].Name() == "getrange" {
 			c.n.Add(1)
 		}
 		return next(ctx, cmds)

@@ -78,7 +78,7 @@ func (w *world) cachedSessions(ctx context.Context, n int) (held, sealed float64
 	if err != nil {
 		return 0, 0, err
 	}
-	if more := again["get"] + again["evalsha"] - asked["get"] - asked["evalsha"]; more > int64(len(some)/10) {
+	if more := again["getrange"] + again["evalsha"] - asked["getrange"] - asked["evalsha"]; more > int64(len(some)/10) {
 		return 0, 0, fmt.Errorf("of %d sessions in the cache, %d had to be asked for", len(some), more)
 	}
 	record, err := aRecord(ctx, rdb)

@@ -11,4 +11,4 @@ end
 record = put(record, AT.lease_until, bytes(now + ttl, 8) .. attempt)
 record = put(record, AT.looked, bytes(0, 8))
 save(record)
-return {'ok', now, record, redis.call('GET', KEYS[2]) or ''}
+return {'ok', now, record, read(KEYS[2])}

@@ -28,7 +28,7 @@ if change ~= 'in_place' then
   -- Each kept entry gets the salt that was sealed anew for this generation;
   -- the sealed salts come as generation 8, key id 4, salt 64.
   local kept = {}
-  local old = redis.call('GET', KEYS[2]) or ''
+  local old = read(KEYS[2])
   for at = 0, #old - ENTRY, ENTRY do
     local till = num(old, at + ENTRY_UNTIL, 8)
     for s = 0, #salts - 76, 76 do

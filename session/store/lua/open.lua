@@ -52,8 +52,8 @@ if generation == current then
   if hash ~= slice(record, AT.hash, 32) then return {'mismatch', now, record} end
   verdict = 'current'
   if num(record, AT.confirmed, 1) == 0 then
-    predecessors = redis.call('GET', KEYS[2])
-    if write(AT.confirmed, '\1') and predecessors then
+    predecessors = read(KEYS[2])
+    if write(AT.confirmed, '\1') and predecessors ~= '' then
       local last = 0
       for at = 0, #predecessors - ENTRY, ENTRY do
         if num(predecessors, at + ENTRY_UNTIL, 8) == 0 then
@@ -65,7 +65,7 @@ if generation == current then
     end
   end
 else
-  predecessors = redis.call('GET', KEYS[2]) or ''
+  predecessors = read(KEYS[2])
   -- While the current ticket is unconfirmed there is a predecessor on record,
   -- unless Redis has lost it: that is no proof of anything.
   if predecessors == '' and num(record, AT.confirmed, 1) == 0 then return {'lost', now, record} end

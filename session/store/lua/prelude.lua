@@ -13,6 +13,7 @@ local ENDED = 2
 local REMEMBERED = 2 -- a flag of a live record; 1 is a tombstone's lock
 local NONE = string.rep('\0', 16)
 local DAY = 86400000
+local LONGEST = 4194304 -- bytes of a value that are read: far above what is written
 
 -- Predecessor entries: generation 8, hash 32, until 8, key id 4, salt 64.
 local ENTRY, ENTRY_UNTIL, ENTRY_KEY = 116, 40, 48
@@ -35,6 +36,9 @@ end
 local function slice(s, at, size) return string.sub(s, at + 1, at + size) end
 
 local function put(s, at, b) return string.sub(s, 1, at) .. b .. string.sub(s, at + #b + 1) end
+
+-- read is GET, of no more than the gateway shall have to take. Nothing is ''.
+local function read(key) return redis.call('GETRANGE', key, 0, LONGEST - 1) end
 
 local function clock()
   local t = redis.call('TIME')
@@ -67,8 +71,8 @@ end
 -- load returns the record if a change may touch it, else nil and what to
 -- answer. A newer format is never overwritten.
 local function load(version)
-  local record = redis.call('GET', KEYS[1])
-  if not record then return nil, 'none' end
+  local record = read(KEYS[1])
+  if record == '' then return nil, 'none' end
   if num(record, AT.format, 1) ~= FORMAT then return nil, 'format', record end
   if num(record, AT.status, 1) == ENDED then return nil, 'ended', record end
   if version and slice(record, AT.version, 8) ~= version then return nil, 'version', record end
