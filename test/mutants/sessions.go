@@ -221,7 +221,7 @@ var ofSessions = []mutant{
 	},
 	{
 		id: "D-one-confirmation", rule: "each half of a split key is confirmed by its own showing", from: "protocol D",
-		edits: []edit{{luaOpen, "    predecessors = redis.call('GET', KEYS[2])\n    if write(AT.confirmed", "    predecessors = redis.call('GET', KEYS[2])\n    write(AT['local'], '\\1')\n    if write(AT.confirmed"}},
+		edits: []edit{{luaOpen, "    predecessors = read(KEYS[2])\n    if write(AT.confirmed", "    predecessors = read(KEYS[2])\n    write(AT['local'], '\\1')\n    if write(AT.confirmed"}},
 		pkg:   "session", test: "TestSplitKey",
 	},
 	{
