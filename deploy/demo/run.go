@@ -175,7 +175,7 @@ func (s *speaker) welcome(st settings, issuer, api string, adminPort int, config
             - log in as somebody else: the old session is ended, nothing mixes
             - open a second tab, copy the cookie to another browser, log out in one place
   Look      %s   the configuration
-            http://127.0.0.1:%d/metrics   what the gateway counts
+            http://127.0.0.1:%d   the operators' console; /metrics   what the gateway counts
             %s   the provider
   End       Ctrl-C
 `, st.origin(), st.accessTTL, config, adminPort, issuer))
