@@ -214,10 +214,10 @@ func (g *Gateway) fail(w *response, r *http.Request, err error) {
 	}
 
 	h := w.Header()
-	connection := h["Connection"]
+	last := h.Get("Connection") == "close"
 	clear(h) // whatever the answer was going to be, this isn't it
-	if connection != nil {
-		h["Connection"] = connection // of whoever serves us: the client is to come back on another
+	if last {
+		h.Set("Connection", "close") // of whoever serves us: the client is to come back on another
 	}
 	hardenOwn(h)
 	if p.allow != "" {

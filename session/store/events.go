@@ -61,8 +61,8 @@ func wait(ctx context.Context, d time.Duration) {
 }
 
 // listen subscribes and hands events on until the subscription breaks, goes
-// silent, its link is replaced, or ctx is done. A half-open connection would ping well and hear
-// nothing: silence for longer than a few beats ends it.
+// silent, its link is replaced, or ctx is done. A half-open connection would ping
+// well and hear nothing: silence for longer than a few beats ends it.
 func (s *Store) listen(ctx context.Context, handle func(Event)) {
 	link := s.link.Load()
 	sub := link.rdb.Subscribe(ctx, s.channel())

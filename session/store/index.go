@@ -95,7 +95,7 @@ func (s *Store) ReadAll(ctx context.Context, sids [][16]byte) (found map[[16]byt
 			replies := make([]*redis.StringCmd, n)
 			_, err := s.rdb().Pipelined(ctx, func(p redis.Pipeliner) error {
 				for i, sid := range sids[:n] {
-					replies[i] = p.GetRange(ctx, s.recordKey(sid), 0, longest-1)
+					replies[i] = read(ctx, p, s.recordKey(sid))
 				}
 				return nil
 			})

@@ -192,7 +192,7 @@ func (s *Store) Read(ctx context.Context, sid [16]byte) (r Record, found bool, e
 // keep the others' answers waiting.
 func (s *Store) get(ctx context.Context, key string) ([]byte, error) {
 	if s.cluster() != nil {
-		return value(s.rdb().GetRange(ctx, key, 0, longest-1))
+		return value(read(ctx, s.rdb(), key))
 	}
 	return s.together.get(ctx, s.rdb(), key)
 }

@@ -46,7 +46,7 @@ func (g *together) get(ctx context.Context, rdb redis.UniversalClient, key strin
 		g.flying++
 		g.mu.Unlock()
 		defer g.land()
-		return value(rdb.GetRange(ctx, key, 0, longest-1))
+		return value(read(ctx, rdb, key))
 	}
 	w := &wanted{key: key, turn: make(chan bool, 1)}
 	g.waiting = append(g.waiting, w)
@@ -98,7 +98,7 @@ func (g *together) fly(ctx context.Context, rdb redis.UniversalClient, w *wanted
 	g.waiting = g.waiting[n:]
 	g.mu.Unlock()
 	if n == 0 {
-		return value(rdb.GetRange(ctx, w.key, 0, longest-1))
+		return value(read(ctx, rdb, w.key))
 	}
 	// That this one's client has gone must not take the others' answers away. They
 	// came later, so its time is up before theirs.
@@ -109,10 +109,10 @@ func (g *together) fly(ctx context.Context, rdb redis.UniversalClient, w *wanted
 		defer cancel()
 	}
 	pipe := rdb.Pipeline()
-	first := pipe.GetRange(shared, w.key, 0, longest-1)
+	first := read(shared, pipe, w.key)
 	replies := make([]*redis.StringCmd, n)
 	for i, o := range others {
-		replies[i] = pipe.GetRange(shared, o.key, 0, longest-1)
+		replies[i] = read(shared, pipe, o.key)
 	}
 	_, _ = pipe.Exec(shared) // each reply has its own error
 	for i, o := range others {
@@ -126,7 +126,12 @@ func (g *together) fly(ctx context.Context, rdb redis.UniversalClient, w *wanted
 // a provider's answers have at most 1 MiB. What isn't whole doesn't open.
 const longest = 4 << 20
 
-// value is a GETRANGE's, with GET's answer where there is no key.
+// read is GET, of no more than longest bytes. [value] has its answer.
+func read(ctx context.Context, c redis.Cmdable, key string) *redis.StringCmd {
+	return c.GetRange(ctx, key, 0, longest-1)
+}
+
+// value is what [read] found, or redis.Nil where there is no key.
 func value(reply *redis.StringCmd) ([]byte, error) {
 	b, err := reply.Bytes()
 	if err == nil && len(b) == 0 {
