@@ -108,7 +108,7 @@ var ofTheEdges = []mutant{
 	},
 	{
 		id: "upstream-leftover", rule: "a connection with more on it than the answer is closed",
-		edits: []edit{{"gateway/upstream/exchange.go", "!aborted && x.r == x.w && x.isSent()", "!aborted && x.isSent()"}},
+		edits: []edit{{"gateway/upstream/ending.go", "!aborted && x.r == x.w && x.isSent()", "!aborted && x.isSent()"}},
 		pkg:   "gateway/upstream", test: "TestConnectionsAreUsedAgain",
 	},
 	{
@@ -118,12 +118,12 @@ var ofTheEdges = []mutant{
 	},
 	{
 		id: "early-answer-keeps-connection", rule: "no answer follows one that began before its request had ended",
-		edits: []edit{{"gateway/upstream/exchange.go", "\t\tx.early()\n", ""}},
+		edits: []edit{{"gateway/upstream/answer.go", "\t\tx.early()\n", ""}},
 		pkg:   "gateway/upstream", test: "TestEarlyAnswer",
 	},
 	{
 		id: "buffer-of-a-failed-write", rule: "what a failed write may still read is never another user's",
-		edits: []edit{{"gateway/upstream/exchange.go", "func (x *Exchange) Disown() { x.pooled = nil }", "func (x *Exchange) Disown() {}"}},
+		edits: []edit{{"gateway/upstream/ending.go", "func (x *Exchange) Disown() { x.pooled = nil }", "func (x *Exchange) Disown() {}"}},
 		pkg:   "gateway/proxy", test: "TestBuffersOfFailedWritesAreNobodysAgain",
 	},
 	{
