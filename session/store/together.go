@@ -131,7 +131,8 @@ func read(ctx context.Context, c redis.Cmdable, key string) *redis.StringCmd {
 	return c.GetRange(ctx, key, 0, longest-1)
 }
 
-// value is what [read] found, or redis.Nil where there is no key.
+// value is what [read] found, or redis.Nil where there is no key or an empty value,
+// which GETRANGE answers alike. Nothing writes one; whoever did, a login helps.
 func value(reply *redis.StringCmd) ([]byte, error) {
 	b, err := reply.Bytes()
 	if err == nil && len(b) == 0 {

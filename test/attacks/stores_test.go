@@ -231,6 +231,14 @@ func TestP(t *testing.T) {
 			c.w.Redis.CLI(change...)
 			for _, text := range []string{get("/app/x", fetched, a.cookie("bob")), post("/bff/token", "", fetched, a.cookie("bob")), get("/bff/session", fetched, a.cookie("bob")), post("/bff/logout", "", fetched, a.cookie("bob"))} {
 				x := c.send(text)
+				if name == "empty" { // as one that isn't there: a login helps, and a logout has nothing to end
+					if strings.HasPrefix(text, "POST /bff/logout") {
+						c.want(x, http.StatusOK, "")
+					} else {
+						c.want(x, http.StatusUnauthorized, "")
+					}
+					continue
+				}
 				if s := x.status(); s != 401 && s != 503 || len(x.final().Header.Values("Set-Cookie")) > 0 {
 					c.Errorf("%s: %.40q: %v %s", name, text, x, x.got)
 				}
