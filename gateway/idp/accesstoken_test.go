@@ -113,6 +113,7 @@ func TestAccessToken(t *testing.T) {
 		{"expired, and forged", func(f *fake) string {
 			return f.at(claims{"kid": "rsa"}, claims{"exp": at(-time.Hour)})
 		}, idp.ErrRejected},
+		{"nbf zero: valid since ever", typed(claims{"nbf": 0}), nil},
 		{"nbf in the future", typed(claims{"nbf": at(5 * time.Minute)}), idp.ErrRejected},
 		{"nbf within the skew", typed(claims{"nbf": at(59 * time.Second)}), nil},
 		{"iat in the future", typed(claims{"iat": at(5 * time.Minute)}), idp.ErrRejected},

@@ -153,11 +153,15 @@ func TestIDToken(t *testing.T) {
 		{"L-06 exp beyond floats", payload(`{"exp":1e999,$}`), false},
 		{"L-06 nbf in the future", rs(claims{"nbf": at(5 * time.Minute)}), false},
 		{"L-06 nbf within the skew", rs(claims{"nbf": at(30 * time.Second)}), true},
+		{"L-06 nbf zero: valid since ever", rs(claims{"nbf": 0}), true},
+		{"L-06 nbf negative", rs(claims{"nbf": -1}), false},
 		{"L-06 nbf a string", rs(claims{"nbf": "now"}), false},
 		{"L-06 iat in the future", rs(claims{"iat": at(10 * time.Minute)}), false},
 		{"L-06 iat within the skew", rs(claims{"iat": at(30 * time.Second)}), true},
 		{"L-06 iat a week ago", rs(claims{"iat": at(-7 * 24 * time.Hour)}), false},
 		{"L-06 no iat", rs(claims{"iat": nil}), false},
+		{"L-06 iat zero", rs(claims{"iat": 0}), false},
+		{"L-06 auth_time zero: not told", rs(claims{"auth_time": 0}), true},
 		{"L-06 auth_time a string", rs(claims{"auth_time": "yesterday"}), false},
 		{"L-07 no sub", rs(claims{"sub": nil}), false},
 		{"L-07 empty sub", rs(claims{"sub": ""}), false},
@@ -250,6 +254,7 @@ func TestIDTokenMaxAge(t *testing.T) {
 		{"fresh", start.Add(-time.Minute).Unix(), nil},
 		{"old", start.Add(-time.Hour).Unix(), idp.ErrRejected},
 		{"missing", nil, idp.ErrRejected},
+		{"zero", 0, idp.ErrRejected},
 	} {
 		t.Run(row.name, func(t *testing.T) {
 			f := newFake(t)

@@ -155,6 +155,7 @@ func TestLogoutToken_M01(t *testing.T) {
 		{"old iat, just in time", rs(claims{"iat": at(-10*time.Minute + time.Second), "exp": at(time.Hour)}), true},
 		{"no iat", rs(claims{"iat": nil}), false},
 		{"iat a string", rs(claims{"iat": "now"}), false},
+		{"nbf zero: valid since ever", rs(claims{"nbf": 0}), true},
 		{"nbf in the future", rs(claims{"nbf": at(5 * time.Minute)}), false},
 		{"missing jti", rs(claims{"jti": nil}), false},
 		{"empty jti", rs(claims{"jti": ""}), false},

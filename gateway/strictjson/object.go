@@ -101,16 +101,20 @@ func (o Object) Strings(name string) (s []string, ok bool) {
 }
 
 // NumericDate returns a time in whole seconds (RFC 7519 section 2, which allows
-// fractions: they are cut), zero if name isn't there. ok is false for anything
-// but a number between 1970 and 9999.
+// fractions: they are cut), zero if name isn't there, or is 0: so some issuers
+// write a date that they don't have. ok is false for anything but a number between
+// 1970 and 9999.
 func (o Object) NumericDate(name string) (t time.Time, ok bool) {
 	if !o.Has(name) {
 		return time.Time{}, true
 	}
 	const end = 253402300800 // the year 10000
 	var f float64
-	if json.Unmarshal(o[name], &f) != nil || f <= 0 || f >= end {
+	if json.Unmarshal(o[name], &f) != nil || f < 0 || f >= end {
 		return time.Time{}, false
+	}
+	if f == 0 {
+		return time.Time{}, true
 	}
 	return time.Unix(int64(f), 0), true
 }

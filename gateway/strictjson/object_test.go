@@ -75,7 +75,7 @@ func TestValues(t *testing.T) {
 			t.Errorf("NumericDate(%s) = %v, %t", name, d, ok)
 		}
 	}
-	for name, want := range map[string]bool{"gone": true, "null": true, "zero": false, "minus": false, "late": false, "digits": false, "true": false} {
+	for name, want := range map[string]bool{"gone": true, "null": true, "zero": true, "minus": false, "late": false, "digits": false, "true": false} {
 		if d, ok := o.NumericDate(name); !d.IsZero() || ok != want {
 			t.Errorf("NumericDate(%s) = %v, %t", name, d, ok)
 		}
