@@ -172,17 +172,18 @@ func (g *Gateway) newLogin(r *http.Request, grant idp.Grant, asked time.Time) se
 	return session.Login{
 		Tokens: tokens(grant, asked), Issuer: grant.Issuer, Subject: grant.Subject,
 		ProviderSession: grant.SessionID, AuthTime: grant.AuthTime, Claims: grant.Claims,
-		IssuedAt: issuedAt(grant.Claims, asked), Address: g.address(r), Browser: clip(r.UserAgent(), 256),
+		IssuedAt: issuedAt(grant, asked), Address: g.address(r), Browser: clip(r.UserAgent(), 256),
 	}
 }
 
 // issuedAt is the ID token's iat, which the idp has checked. Where a password
-// brought no ID token, the person logged in when asked.
-func issuedAt(claims []byte, asked time.Time) time.Time {
+// brought no ID token, the person logged in when asked: another iat is about something
+// else.
+func issuedAt(grant idp.Grant, asked time.Time) time.Time {
 	var c struct {
 		IssuedAt float64 `json:"iat"`
 	}
-	if json.Unmarshal(claims, &c) != nil || c.IssuedAt <= 0 {
+	if grant.ID == "" || json.Unmarshal(grant.Claims, &c) != nil || c.IssuedAt <= 0 {
 		return asked
 	}
 	return time.UnixMilli(int64(c.IssuedAt * 1000))

@@ -340,3 +340,32 @@ func TestRememberByPassword(t *testing.T) {
 		t.Errorf("%v", a)
 	}
 }
+
+// Without an ID token nobody has said when the person logged in but the clock: an
+// iat in userinfo, or of an access token that the provider keeps, is about something
+// else. Whoever logs in by password after a logout by sub is in, and the next one
+// ends that session, too.
+func TestPasswordLoginIsNow(t *testing.T) {
+	for name, iat := range map[string]time.Duration{"long ago": -24 * time.Hour, "to come": 24 * time.Hour} {
+		t.Run(name, func(t *testing.T) {
+			w := passwordWorld(t)
+			r := w.replica()
+			w.provider.Change(func(o *gatewaytest.Options) {
+				o.EditAnswer = func(_ gatewaytest.Request, a map[string]any) { delete(a, "id_token") }
+				o.EditUserInfo = func(c map[string]any) { c["iat"] = w.now().Add(iat).Unix() }
+			})
+			carol := gatewaytest.SubjectOf("carol")
+			logout := func() {
+				want(t, r.logsOut(w, w.provider.LogoutToken(gatewaytest.Logout{Client: w.client.ID, Subject: carol})), 200)
+			}
+			logout()
+			w.pass(2 * time.Second)
+			b := w.browser(r)
+			want(t, b.post("/bff/login", credentials("carol", carolsPassword)), 200)
+			want(t, b.fetch("GET", "/bff/user"), 200)
+			w.pass(2 * time.Second)
+			logout()
+			want(t, b.fetch("GET", "/bff/user"), 401, "login_required", "provider_logout")
+		})
+	}
+}
