@@ -194,12 +194,13 @@ func (g *Gateway) ServeHTTP(rw http.ResponseWriter, r *http.Request) {
 func (g *Gateway) serve(s *served, w *response, r *http.Request) error {
 	w.app = s.apps[r.Host]
 	if r.RequestURI == authPath {
-		if a, err := s.asked(r); err == nil {
+		var a *app
+		if a, w.unasked = s.asked(r); w.unasked == nil {
 			w.app, w.check = a, true
 		}
 	}
 	if w.app == nil {
-		return &problem{code: codeUnknownHost}
+		return &problem{code: codeUnknownHost, err: w.unasked}
 	}
 	if err := headerFits(r, s.headerBytes); err != nil {
 		return err
@@ -275,8 +276,7 @@ func (g *Gateway) own(w *response, r *http.Request, path string) error {
 		w.endpoint, get = endpointFrontChannel, (*Gateway).frontChannelLogout
 	case authPath: // a check doesn't come here
 		w.endpoint = endpointAuth
-		_, err := g.served.Load().asked(r)
-		return &problem{code: codeNoRoute, err: err}
+		return &problem{code: codeNoRoute, err: w.unasked}
 	case basePath + "/client.js":
 		w.endpoint = endpointClient
 		if r.Method != http.MethodGet && r.Method != http.MethodHead {

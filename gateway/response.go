@@ -42,8 +42,10 @@ type response struct {
 	cookies []string
 	// refusal marks an answer of fail: it hands out no ticket.
 	refusal bool
-	// check marks an answer to another proxy (auth.go), and passes its yes.
+	// check marks an answer to another proxy (auth.go), and passes its yes; unasked
+	// is why who came to ask may not.
 	check, passes bool
+	unasked       error
 	// upload is the request's body, if it went to an upstream.
 	upload *upload
 
