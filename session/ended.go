@@ -1,6 +1,7 @@
 package session
 
 import (
+	"cmp"
 	"context"
 	"crypto/sha256"
 	"sync"
@@ -192,7 +193,10 @@ func (k *Keeper) lives(ctx context.Context, app *App, sids ...SID) (map[SID]life
 		ids[i] = sid
 	}
 	asked := time.Now()
-	found, err := k.headers(ctx, ids)
+	found, unreadable, err := k.headers(ctx, ids)
+	for _, id := range ids {
+		err = cmp.Or(err, unreadable[id])
+	}
 	if err != nil {
 		return nil, k.unavailable(ctx, err)
 	}
@@ -212,9 +216,9 @@ func (k *Keeper) lives(ctx context.Context, app *App, sids ...SID) (map[SID]life
 }
 
 // headers reads records, unless Redis is not to be believed.
-func (k *Keeper) headers(ctx context.Context, sids [][16]byte) (map[[16]byte]store.Record, error) {
+func (k *Keeper) headers(ctx context.Context, sids [][16]byte) (found map[[16]byte]store.Record, unreadable map[[16]byte]error, err error) {
 	if k.store.Lame(sids...) {
-		return nil, errLame
+		return nil, nil, errLame
 	}
 	return k.store.Headers(ctx, sids)
 }

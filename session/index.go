@@ -6,6 +6,7 @@ import (
 	"crypto/hmac"
 	"crypto/sha256"
 	"encoding/binary"
+	"errors"
 	"slices"
 	"sync"
 	"time"
@@ -149,13 +150,16 @@ func (k *Keeper) infos(ctx context.Context, app *App, w Whose) ([]Info, error) {
 	if err != nil {
 		return nil, k.unavailable(ctx, err)
 	}
-	records, err := k.store.ReadAll(ctx, sids)
+	records, unreadable, err := k.store.ReadAll(ctx, sids)
 	if err != nil {
 		return nil, k.unavailable(ctx, err)
 	}
 	var infos []Info
 	var gone [][16]byte
 	for _, sid := range sids {
+		if unreadable[sid] != nil {
+			continue // another release's: who ends the user's sessions has to find it
+		}
 		record, ok := records[sid]
 		if !ok || record.App != appID(app.Name) || record.Ended && !record.Locked {
 			gone = append(gone, sid)
@@ -247,8 +251,9 @@ func (k *Keeper) EndBy(ctx context.Context, app *App, w Whose, how Ending) (ende
 			return 0, err
 		}
 	}
-	var mu sync.Mutex   // guards over
+	var mu sync.Mutex   // guards what follows
 	var over [][16]byte // those that this call ended
+	var left error      // of one that this release can't end
 	work, ctx := errgroup.WithContext(ctx)
 	work.SetLimit(endWorkers)
 	for _, sid := range sids {
@@ -257,15 +262,21 @@ func (k *Keeper) EndBy(ctx context.Context, app *App, w Whose, how Ending) (ende
 		}
 		work.Go(func() error {
 			did, err := k.end(ctx, app, sid, how.Reason, store.Lock{Locked: how.Lock, Until: how.Until})
+			mu.Lock()
+			defer mu.Unlock()
 			if did {
-				mu.Lock()
 				over = append(over, sid)
-				mu.Unlock()
+			}
+			if u, ok := errors.AsType[*UnavailableError](err); ok {
+				if _, alarm := errors.AsType[errAlarm](u.Err); alarm {
+					left = err
+					return nil // the others end all the same
+				}
 			}
 			return err
 		})
 	}
-	if err := work.Wait(); err != nil {
+	if err := cmp.Or(work.Wait(), left); err != nil {
 		return len(over), err
 	}
 	// A lock is lifted through the index, so what was locked stays in it.
@@ -280,7 +291,7 @@ func (k *Keeper) EndBy(ctx context.Context, app *App, w Whose, how Ending) (ende
 // issuedUpTo leaves out the sessions that are known to have begun with a later
 // ID token.
 func (k *Keeper) issuedUpTo(ctx context.Context, app *App, sids [][16]byte, at time.Time) ([][16]byte, error) {
-	records, err := k.store.ReadAll(ctx, sids)
+	records, _, err := k.store.ReadAll(ctx, sids)
 	if err != nil {
 		return nil, k.unavailable(ctx, err)
 	}

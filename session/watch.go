@@ -1,6 +1,7 @@
 package session
 
 import (
+	"cmp"
 	"context"
 	"sync"
 	"time"
@@ -233,12 +234,12 @@ func (k *Keeper) askAbout(ctx context.Context, ask []*Watch) {
 		sids[i] = w.sid
 	}
 	asked := time.Now()
-	found, err := k.headers(ctx, sids)
+	found, unreadable, err := k.headers(ctx, sids)
 	now := k.time()
 	for _, w := range ask {
 		w.shard.mu.Lock()
 		w.asking = false
-		why := k.answered(w, found, err, asked, now)
+		why := k.answered(w, found, cmp.Or(err, unreadable[w.sid]), asked, now)
 		if why != nil && w.shard.bySID[w.sid] == w {
 			delete(w.shard.bySID, w.sid)
 		}

@@ -10,11 +10,11 @@ import (
 )
 
 // Headers reads records without their bodies, a batch at a time; found has those
-// that there are. A record of another format is an error: nobody here can tell
+// that there are. Of one of another format, in unreadable, nobody here can tell
 // whether its session lives.
-func (s *Store) Headers(ctx context.Context, sids [][16]byte) (found map[[16]byte]Record, err error) {
+func (s *Store) Headers(ctx context.Context, sids [][16]byte) (found map[[16]byte]Record, unreadable map[[16]byte]error, err error) {
 	const batch = 500
-	found = make(map[[16]byte]Record, len(sids))
+	found, unreadable = make(map[[16]byte]Record, len(sids)), map[[16]byte]error{}
 	for len(sids) > 0 {
 		n := min(batch, len(sids))
 		err = s.measure(ctx, "headers", func(ctx context.Context) error {
@@ -36,18 +36,20 @@ func (s *Store) Headers(ctx context.Context, sids [][16]byte) (found map[[16]byt
 				if len(b) == 0 {
 					continue
 				}
-				if found[sids[i]], err = parse(b); err != nil {
-					return err
+				if r, err := parse(b); err == nil {
+					found[sids[i]] = r
+				} else {
+					unreadable[sids[i]] = err
 				}
 			}
 			return nil
 		})
 		if err != nil {
-			return nil, err
+			return nil, nil, err
 		}
 		sids = sids[n:]
 	}
-	return found, nil
+	return found, unreadable, nil
 }
 
 // Hearing is for how long, by this process's clock, everything that was published

@@ -85,10 +85,11 @@ func (s *Store) Unindex(ctx context.Context, i Index, sids ...[16]byte) error {
 	})
 }
 
-// ReadAll reads records, a batch at a time; found has those that there are.
-func (s *Store) ReadAll(ctx context.Context, sids [][16]byte) (found map[[16]byte]Record, err error) {
+// ReadAll reads records, a batch at a time; found has those that there are. What a
+// newer release has written, in unreadable, is there, too, and not ours to list.
+func (s *Store) ReadAll(ctx context.Context, sids [][16]byte) (found map[[16]byte]Record, unreadable map[[16]byte]error, err error) {
 	const batch = 500
-	found = make(map[[16]byte]Record, len(sids))
+	found, unreadable = make(map[[16]byte]Record, len(sids)), map[[16]byte]error{}
 	for len(sids) > 0 {
 		n := min(batch, len(sids))
 		err = s.measure(ctx, "read_all", func(ctx context.Context) error {
@@ -110,18 +111,20 @@ func (s *Store) ReadAll(ctx context.Context, sids [][16]byte) (found map[[16]byt
 				if err != nil {
 					return err
 				}
-				if r, err := parse(b); err == nil { // a newer release's record is not ours to list
+				if r, err := parse(b); err == nil {
 					found[sids[i]] = r
+				} else {
+					unreadable[sids[i]] = err
 				}
 			}
 			return nil
 		})
 		if err != nil {
-			return nil, err
+			return nil, nil, err
 		}
 		sids = sids[n:]
 	}
-	return found, nil
+	return found, unreadable, nil
 }
 
 // Notice remembers, for ttl, that sessions of an index which began with an ID

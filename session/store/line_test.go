@@ -145,7 +145,7 @@ func TestLateRepliesAnswerNobody(t *testing.T) {
 					check(i, a.Record, err)
 				default:
 					k := random.IntN(sessions)
-					found, err := s.ReadAll(ctx, [][16]byte{sids[i], sids[k]})
+					found, _, err := s.ReadAll(ctx, [][16]byte{sids[i], sids[k]})
 					check(i, found[sids[i]], err)
 					check(k, found[sids[k]], err)
 				}

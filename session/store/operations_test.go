@@ -33,11 +33,11 @@ func testEveryOperation(t *testing.T, f *fixture) {
 		t.Errorf("%d sessions in the indexes", len(all))
 	}
 	ok(f.Unindex(ctx, indexes[0], sids[:3]...))
-	records, err := f.ReadAll(ctx, append(sids, id(), id()))
+	records, _, err := f.ReadAll(ctx, append(sids, id(), id()))
 	if ok(err); len(records) != len(sids) {
 		t.Errorf("%d records", len(records))
 	}
-	headers, err := f.Headers(ctx, append(sids, id()))
+	headers, _, err := f.Headers(ctx, append(sids, id()))
 	if ok(err); len(headers) != len(sids) {
 		t.Errorf("%d headers", len(headers))
 	}

@@ -69,11 +69,11 @@ local function finish(record, reason, flags, locked_until)
 end
 
 -- load returns the record if a change may touch it, else nil and what to
--- answer. A newer format is never overwritten.
+-- answer. A newer format is never overwritten, nor is what is no whole header.
 local function load(version)
   local record = read(KEYS[1])
   if record == '' then return nil, 'none' end
-  if num(record, AT.format, 1) ~= FORMAT then return nil, 'format', record end
+  if #record < HEADER or num(record, AT.format, 1) ~= FORMAT then return nil, 'format', record end
   if num(record, AT.status, 1) == ENDED then return nil, 'ended', record end
   if version and slice(record, AT.version, 8) ~= version then return nil, 'version', record end
   return record, 'ok', record
