@@ -276,6 +276,8 @@ func FuzzPending(f *testing.F) {
 	p := &pending{id: newLoginID(), created: time.Unix(0, 1<<60), returnTo: "/a?b=c", previous: session.NewSID(), tx: idp.NewTransaction()}
 	p.state = p.tx.State
 	f.Add(p.marshal())
+	p.tx.SetMaxAge("60")
+	f.Add(p.marshal())
 	p.parked, p.ticket = true, newTicket()
 	f.Add(p.marshal())
 	f.Add([]byte{})
@@ -291,6 +293,7 @@ func TestPendingRoundTrip(t *testing.T) {
 	a := testApp(t, "shop")
 	now := time.Now()
 	p := &pending{id: newLoginID(), created: now, returnTo: "/" + strings.Repeat("x", maxReturnTo-1), previous: session.NewSID(), tx: idp.NewTransaction()}
+	p.tx.SetMaxAge("2147483647")
 	p.tx.State = p.id + p.tx.State
 	p.state = p.tx.State
 	for _, parked := range []bool{false, true} {

@@ -32,7 +32,11 @@ func (g *Gateway) login(w *response, r *http.Request) error {
 	}
 	extra := make(url.Values)
 	for _, name := range w.app.LoginParams {
-		if v := query[name]; len(v) == 1 && name != paramRemember {
+		switch v := query[name]; {
+		case len(v) != 1 || name == paramRemember:
+		case name == "max_age":
+			p.tx.SetMaxAge(v[0]) // the answer is held to it
+		default:
 			extra[name] = v
 		}
 	}

@@ -648,3 +648,40 @@ func TestLoginStoreTrouble(t *testing.T) {
 	}
 	want(t, old.fetch("GET", "/bff/user"), 401, "login_required", "replaced")
 }
+
+// ID-4: a login that asked how long ago somebody may have logged in at the provider
+// is held to the answer, whatever the provider made of the question.
+func TestLoginMaxAge(t *testing.T) {
+	w := newWorld(t, func(a *gateway.App) { a.LoginParams = []string{"max_age"} })
+	r := w.replica()
+	for name, c := range map[string]struct {
+		query string
+		told  any // auth_time
+		in    bool
+	}{
+		"not asked":       {"", w.now().Add(-time.Hour).Unix(), true},
+		"recent enough":   {"?max_age=7200", w.now().Add(-time.Hour).Unix(), true},
+		"too long ago":    {"?max_age=600", w.now().Add(-time.Hour).Unix(), false},
+		"not told":        {"?max_age=600", nil, false},
+		"twice: not sent": {"?max_age=600&max_age=600", w.now().Add(-time.Hour).Unix(), true},
+		"no number":       {"?max_age=x", w.now().Add(-time.Hour).Unix(), true},
+	} {
+		t.Run(name, func(t *testing.T) {
+			w.provider.Change(func(o *gatewaytest.Options) {
+				o.EditIDToken = func(_ gatewaytest.Request, claims map[string]any) {
+					if claims["auth_time"] = c.told; c.told == nil {
+						delete(claims, "auth_time")
+					}
+				}
+			})
+			b := w.browser(r)
+			back := b.callback("/bff/login" + c.query)
+			if a := b.visit(back.String(), "cross-site"); !c.in {
+				want(t, a, 502)
+				want(t, b.fetch("GET", "/bff/user"), 401, "login_required", "no_session")
+				return
+			}
+			want(t, b.fetch("GET", "/bff/user"), 200)
+		})
+	}
+}

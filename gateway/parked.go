@@ -79,7 +79,11 @@ func (p *pending) marshal() []byte {
 		t, _ := p.ticket.MarshalBinary() // has no error to give
 		return appendField(b, string(t))
 	}
-	return appendField(appendField(b, p.tx.Nonce), string(p.tx.Verifier))
+	b = appendField(appendField(b, p.tx.Nonce), string(p.tx.Verifier))
+	if p.tx.MaxAge != "" {
+		b = appendField(b, p.tx.MaxAge)
+	}
+	return b
 }
 
 // unmarshalPending accepts only what marshal produces.
@@ -94,10 +98,10 @@ func unmarshalPending(id string, b []byte) (*pending, bool) {
 	}
 	p := &pending{id: id, parked: kind == 2, remember: kind != b[0], previous: session.SID(b[9:head])}
 	p.created = time.Unix(0, int64(binary.BigEndian.Uint64(b[1:9])))
-	fields := make([]string, 0, 4)
+	fields := make([]string, 0, 5)
 	for b = b[head:]; len(b) >= 2; {
 		n := int(binary.BigEndian.Uint16(b))
-		if b = b[2:]; n > len(b) || len(fields) == 4 {
+		if b = b[2:]; n > len(b) || len(fields) == 5 {
 			return nil, false
 		}
 		fields = append(fields, string(b[:n]))
@@ -110,8 +114,11 @@ func unmarshalPending(id string, b []byte) (*pending, bool) {
 		if p.ticket.UnmarshalBinary([]byte(fields[2])) != nil {
 			return nil, false
 		}
-	case !p.parked && len(fields) == 4:
+	case !p.parked && (len(fields) == 4 || len(fields) == 5 && fields[4] != ""):
 		p.tx = idp.Transaction{State: fields[0], Nonce: fields[2], Verifier: idp.Verifier(fields[3])}
+		if len(fields) == 5 {
+			p.tx.MaxAge = fields[4]
+		}
 	default:
 		return nil, false
 	}

@@ -61,7 +61,7 @@ func (p *Provider) Exchange(ctx context.Context, code string, tx Transaction) (G
 		if g.ID == "" {
 			return fmt.Errorf("%s: %w: no ID token", opExchange, ErrRejected)
 		}
-		return p.identify(ctx, opExchange, m, g, idTokenWant{access: g.Access, login: true, nonce: tx.Nonce, code: code})
+		return p.identify(ctx, opExchange, m, g, idTokenWant{access: g.Access, login: true, nonce: tx.Nonce, code: code, maxAge: tx.MaxAge})
 	})
 }
 

@@ -37,6 +37,8 @@ type idTokenWant struct {
 	login bool
 	nonce string
 	code  string
+	// maxAge is the transaction's.
+	maxAge string
 	// password: the login was none of a browser's, so there is no code, no
 	// max_age, and no nonce that the token could answer to.
 	password bool
@@ -114,8 +116,13 @@ func (p *Provider) verifyIDToken(ctx context.Context, raw IDToken, want idTokenW
 	if !ok || authTime.After(now.Add(ahead)) {
 		return reject("auth_time is no date in the past")
 	}
-	if age, set, _ := configuredMaxAge(p.cfg.AuthorizationParams); set && want.login && !want.password {
-		if authTime.IsZero() || now.Sub(authTime) > age+skew {
+	maxAge, asked := p.cfg.AuthorizationParams[paramMaxAge]
+	if !asked {
+		maxAge, asked = want.maxAge, want.maxAge != ""
+	}
+	if asked && want.login && !want.password {
+		age, err := parseMaxAge(maxAge)
+		if err != nil || authTime.IsZero() || now.Sub(authTime) > age+skew {
 			return reject("auth_time doesn't satisfy max_age")
 		}
 	}

@@ -1,10 +1,12 @@
 package idp_test
 
 import (
+	"context"
 	"crypto/sha256"
 	"crypto/x509"
 	"encoding/json"
 	"encoding/pem"
+	"net/url"
 	"strings"
 	"testing"
 	"time"
@@ -261,6 +263,48 @@ func TestIDTokenMaxAge(t *testing.T) {
 			p := f.provider(func(c *idp.Config) { c.AuthorizationParams = map[string]string{"max_age": "300"} })
 			f.claims = f.with(map[string]any{"auth_time": row.authTime})
 			_, err := f.login(p, f.good)
+			wantKind(t, err, row.want)
+		})
+	}
+}
+
+// What the browser asked for counts where nothing is configured.
+func TestIDTokenMaxAgeOfLogin(t *testing.T) {
+	for _, row := range []struct {
+		name             string
+		configured, asks string
+		sent             string // to the provider; the last login was an hour ago
+		want             error
+	}{
+		{"none", "", "", "", nil},
+		{"satisfied", "", "7200", "7200", nil},
+		{"not satisfied", "", "60", "60", idp.ErrRejected},
+		{"now", "", "0", "0", idp.ErrRejected},
+		{"in another spelling", "", "0060", "60", idp.ErrRejected},
+		{"no number", "", "60s", "", nil},
+		{"negative", "", "-1", "", nil},
+		{"more than there is", "", "99999999999999999999", "", nil},
+		{"less than configured", "7200", "60", "7200", nil},
+		{"more than configured", "60", "7200", "60", idp.ErrRejected},
+	} {
+		t.Run(row.name, func(t *testing.T) {
+			f := newFake(t)
+			p := f.provider(func(c *idp.Config) {
+				if row.configured != "" {
+					c.AuthorizationParams = map[string]string{"max_age": row.configured}
+				}
+			})
+			tx := idp.NewTransaction()
+			tx.SetMaxAge(row.asks)
+			to, err := p.LoginURL(context.Background(), tx, url.Values{"max_age": {"1"}})
+			if err != nil {
+				t.Fatal(err)
+			}
+			if got := must(url.Parse(to)).Query()["max_age"]; strings.Join(got, " ") != row.sent {
+				t.Errorf("max_age %q, want %q", got, row.sent)
+			}
+			f.grants(map[string]any{"id_token": f.good(tx.Nonce)})
+			_, err = p.Exchange(context.Background(), "CODE-canary", tx)
 			wantKind(t, err, row.want)
 		})
 	}

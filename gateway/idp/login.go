@@ -20,6 +20,18 @@ type Transaction struct {
 	State    string   // 128 random bits; comes back beside the code
 	Nonce    string   // 128 random bits; comes back inside the ID token
 	Verifier Verifier // 256 random bits; PKCE's, seen by the token endpoint alone
+	// MaxAge is the max_age that LoginURL sends, in seconds, where the browser asked
+	// for one and AuthorizationParams have none; empty: none. The ID token's
+	// auth_time is then checked as with theirs.
+	MaxAge string
+}
+
+// SetMaxAge takes a browser's wish; what is no number of seconds is none.
+func (t *Transaction) SetMaxAge(s string) {
+	t.MaxAge = ""
+	if age, err := parseMaxAge(s); err == nil {
+		t.MaxAge = strconv.Itoa(int(age / time.Second)) // one spelling
+	}
 }
 
 // NewTransaction draws a transaction.
@@ -53,7 +65,7 @@ var ownParam = map[string]bool{
 // section 3.1.2.1, RFC 7636): a code, PKCE with S256 always, state, nonce, and
 // AuthorizationParams. extra comes from the browser and is filtered by the
 // caller; a name that is in the URL already is dropped, as are all but the
-// first of several values.
+// first of several values. Its max_age is the transaction's.
 //
 // The error is ErrUnavailable or ErrRejected.
 func (p *Provider) LoginURL(ctx context.Context, tx Transaction, extra url.Values) (string, error) {
@@ -78,8 +90,11 @@ func (p *Provider) LoginURL(ctx context.Context, tx Transaction, extra url.Value
 	for name, v := range p.cfg.AuthorizationParams {
 		q.Set(name, v)
 	}
+	if tx.MaxAge != "" && !q.Has(paramMaxAge) {
+		q.Set(paramMaxAge, tx.MaxAge)
+	}
 	for name, v := range extra {
-		if !ownParam[name] && !q.Has(name) && len(v) > 0 {
+		if !ownParam[name] && name != paramMaxAge && !q.Has(name) && len(v) > 0 {
 			q.Set(name, v[0])
 		}
 	}
@@ -111,15 +126,14 @@ func (p *Provider) CheckIssuer(ctx context.Context, iss string) error {
 	return nil
 }
 
-// configuredMaxAge returns the max_age among params, if there is one.
-func configuredMaxAge(params map[string]string) (age time.Duration, ok bool, err error) {
-	s, ok := params["max_age"]
-	if !ok {
-		return 0, false, nil
-	}
+// paramMaxAge says how long ago a person may have proved who they are, in seconds
+// (OpenID Connect Core 1.0 section 3.1.2.1).
+const paramMaxAge = "max_age"
+
+func parseMaxAge(s string) (time.Duration, error) {
 	n, err := strconv.ParseUint(s, 10, 31)
 	if err != nil {
-		return 0, false, errors.New("authorization_params: max_age: must be a number of seconds")
+		return 0, errors.New("max_age: must be a number of seconds")
 	}
-	return time.Duration(n) * time.Second, true, nil
+	return time.Duration(n) * time.Second, nil
 }

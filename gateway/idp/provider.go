@@ -113,7 +113,7 @@ type Config struct {
 	Scopes []string
 	// AuthorizationParams go into each login URL. They can't name a parameter
 	// that the login itself needs. With a max_age among them the ID token's
-	// auth_time is required and checked.
+	// auth_time is required and checked, as it is with a Transaction's.
 	AuthorizationParams map[string]string
 	// UserInfo asks the userinfo endpoint at each login.
 	UserInfo bool
@@ -204,8 +204,10 @@ func New(cfg Config) (*Provider, error) {
 			return nil, fmt.Errorf("authorization_params: %s is set by the login itself", name)
 		}
 	}
-	if _, _, err := configuredMaxAge(cfg.AuthorizationParams); err != nil {
-		return nil, err
+	if s, ok := cfg.AuthorizationParams[paramMaxAge]; ok {
+		if _, err := parseMaxAge(s); err != nil {
+			return nil, fmt.Errorf("authorization_params: %v", err)
+		}
 	}
 	if cfg.EndSessionEndpoint != "" {
 		if _, err := endpoint(cfg.EndSessionEndpoint, origin.Scheme == "http"); err != nil {
