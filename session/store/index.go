@@ -166,19 +166,25 @@ func (s *Store) Standings(ctx context.Context, indexes ...Index) (out []Standing
 	err = s.measure(ctx, "standing", func(ctx context.Context) error {
 		out = make([]Standing, len(indexes))
 		notices, locks := make([]*redis.StringCmd, len(indexes)), make([]*redis.IntCmd, len(indexes))
-		_, err := s.rdb().Pipelined(ctx, func(p redis.Pipeliner) error {
+		// The error of all is the first of any, and a notice that isn't there is one:
+		// each reply has its own.
+		_, _ = s.rdb().Pipelined(ctx, func(p redis.Pipeliner) error {
 			for n, i := range indexes {
 				notices[n], locks[n] = p.Get(ctx, s.noticeKey(i)), p.Exists(ctx, s.lockKey(i))
 			}
 			return nil
 		})
-		if err != nil && !errors.Is(err, redis.Nil) {
-			return err
-		}
 		for n := range indexes {
-			out[n].Locked = locks[n].Val() > 0
-			if ms, err := notices[n].Int64(); err == nil {
+			held, err := locks[n].Result()
+			if err != nil {
+				return err
+			}
+			out[n].Locked = held > 0
+			switch ms, err := notices[n].Int64(); {
+			case err == nil:
 				out[n].NoticeAt = time.UnixMilli(ms)
+			case !errors.Is(err, redis.Nil):
+				return err
 			}
 		}
 		return nil
