@@ -70,7 +70,7 @@ func (s *Store) FailBackoff(ctx context.Context, app string, asked time.Duration
 // PassBackoff gives a probe back that was not made.
 func (s *Store) PassBackoff(ctx context.Context, app string) error {
 	return s.measure(ctx, "backoff", func(ctx context.Context) error {
-		return backoffPassScript.Run(ctx, s.rdb(), s.backoffKey(app)).Err()
+		return backoffPassScript.Run(ctx, s.rdb(), s.backoffKey(app), s.offset().Milliseconds()).Err()
 	})
 }
 

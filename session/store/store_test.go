@@ -332,6 +332,16 @@ func testBackoffLetsOneProbeThrough(t *testing.T, f *fixture) {
 			t.Fatal("two probes", left)
 		}
 	}
+	// A probe that was not made is the next one's to make, and no news of the provider.
+	if err := f.PassBackoff(t.Context(), "shop"); err != nil {
+		t.Fatal(err)
+	}
+	if left, probe := enter(); left != 0 || !probe {
+		t.Fatal("not given back", left)
+	}
+	if left, probe := enter(); left <= 0 || left > time.Second || probe {
+		t.Fatal("given back to everybody", left)
+	}
 	if wait, err := f.FailBackoff(t.Context(), "shop", time.Hour); err != nil || wait != 10*time.Second {
 		t.Fatal(wait, err)
 	}
