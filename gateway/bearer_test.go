@@ -159,6 +159,14 @@ func TestRelayedBearerUnavailable(t *testing.T) {
 	if err := w.provider.Accept(); err != nil {
 		t.Fatal(err)
 	}
+	// A refusal to show the keys, too, is trouble there and none of the token's.
+	w.provider.Change(func(o *gatewaytest.Options) {
+		o.EditDiscovery = func(doc map[string]any) { doc["jwks_uri"] = w.provider.Issuer() + "/moved" }
+	})
+	r := w.replica()
+	want(t, w.browser(r).bearer("GET", "/bearer/x", token), 503, "provider_unavailable")
+	refused(t, r.logsOut(w, w.provider.LogoutToken(gatewaytest.Logout{Client: w.client.ID, Subject: alice})), 503, "provider_unavailable")
+	want(t, b.fetch("GET", "/bff/user"), 200)
 }
 
 // A bearer whose session has ended is refused at once: by list on a replica that

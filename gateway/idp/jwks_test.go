@@ -1,9 +1,11 @@
 package idp_test
 
 import (
+	"context"
 	"crypto/ecdsa"
 	"crypto/elliptic"
 	"crypto/rand"
+	"errors"
 	"fmt"
 	"maps"
 	"net/http"
@@ -184,6 +186,40 @@ func TestKeysSurviveAnOutage(t *testing.T) {
 		f.claims["iat"], f.claims["exp"] = f.clock().Unix(), f.clock().Add(time.Minute).Unix()
 		if _, err := f.login(p, f.good); err != nil {
 			t.Errorf("%s: %v", name, err)
+		}
+	}
+}
+
+// A provider that has no keys to give says nothing about a token, whatever the
+// status: a refusal would be final to who brought it.
+func TestKeysRefused(t *testing.T) {
+	logout := func(f *fake, kid string) string {
+		return sign(jwt.SigningMethodRS256, rsaKey(), map[string]any{"kid": kid, "typ": "logout+jwt"}, f.logoutClaims(nil))
+	}
+	elsewhere := func(w http.ResponseWriter, r *http.Request) { http.Redirect(w, r, "/maintenance", http.StatusFound) }
+	for name, h := range map[string]http.HandlerFunc{"400": answer(400, `{"error":"invalid_request"}`), "403": answer(403, "<html>"), "404": answer(404, ""), "302": elsewhere} {
+		for _, path := range []string{"/jwks", wellKnown} {
+			t.Run(name+" at "+path, func(t *testing.T) {
+				f := newFake(t)
+				p := f.provider()
+				f.on(path, h)
+				_, err := p.VerifyLogoutToken(context.Background(), logout(f, "rsa"))
+				wantKind(t, err, idp.ErrUnavailable)
+				_, err = p.VerifyAccessToken(context.Background(), f.at(nil, nil), []string{api})
+				wantKind(t, err, idp.ErrUnavailable)
+				if errors.Is(err, idp.ErrRejected) {
+					t.Errorf("rejected: %v", err)
+				}
+				f.on(path, nil)
+				f.advance(5 * time.Second)
+				_, err = p.VerifyLogoutToken(context.Background(), logout(f, "rsa"))
+				wantKind(t, err, nil)
+				// And where a key is asked for that may be new.
+				f.on("/jwks", h)
+				f.advance(5 * time.Second)
+				_, err = p.VerifyLogoutToken(context.Background(), logout(f, "next"))
+				wantKind(t, err, idp.ErrUnavailable)
+			})
 		}
 	}
 }

@@ -69,7 +69,7 @@ func (p *Provider) verifySignature(ctx context.Context, raw string, kind tokenKi
 	}
 	m, err := p.metadata.get(ctx)
 	if err != nil {
-		return signed{}, err
+		return signed{}, noKeys(kind, err)
 	}
 	algorithms := m.algorithms
 	if kind.anyAlgorithm {
@@ -88,6 +88,7 @@ func (p *Provider) verifySignature(ctx context.Context, raw string, kind tokenKi
 		kid, named := t.Header["kid"].(string)
 		var keys []crypto.PublicKey
 		if keys, own = p.key(ctx, kid, named, t.Method.Alg()); own != nil {
+			own = noKeys(kind, own)
 			return nil, own
 		}
 		if len(keys) == 0 {
@@ -116,6 +117,15 @@ func (p *Provider) verifySignature(ctx context.Context, raw string, kind tokenKi
 		return reject(err.Error())
 	}
 	return signed{claims: o, raw: payload.raw, alg: token.Method.Alg(), typ: typ}, nil
+}
+
+// noKeys makes ErrUnavailable of whatever kept the provider's keys from us: that they
+// were refused says nothing about the token.
+func noKeys(kind tokenKind, err error) error {
+	if errors.Is(err, ErrUnavailable) {
+		return err
+	}
+	return fmt.Errorf("%s: %w: %v", kind.name, ErrUnavailable, err)
 }
 
 // checkHeader judges a JOSE header and returns its typ. Where it points to keys
