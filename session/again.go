@@ -299,10 +299,10 @@ func (k *Keeper) lockedOut(i store.Index, ttl time.Duration) {
 }
 
 // endedAll notes the end of an app's sessions.
-func (k *Keeper) endedAll(app *App, at time.Time, ttl time.Duration) {
+func (k *Keeper) endedAll(app *App, at time.Time) {
 	id := appID(app.Name)
 	k.journal.write(&entry{at: time.Now(), again: func(ctx context.Context) bool {
-		_, err := k.store.SetNotBefore(ctx, id, at, ttl)
+		_, err := k.store.SetNotBefore(ctx, id, at, endAppLife)
 		return err == nil
 	}})
 }

@@ -62,6 +62,9 @@ const (
 	noticeLife = time.Hour
 	// lockLife is the TTL of a lock without an end.
 	lockLife = 10 * 365 * 24 * time.Hour
+	// endAppLife is the TTL of an app's end: longer than any session, whatever the
+	// policy was when it began. Of an app there is one.
+	endAppLife = lockLife
 	// endWorkers bounds how many sessions are ended at a time.
 	endWorkers = 16
 )
@@ -121,20 +124,22 @@ func (k *Keeper) register(ctx context.Context, app *App, s *Session, l Login) ([
 	return write, nil
 }
 
-// limit ends a user's oldest sessions over the app's limit, never the new one.
+// limit ends a user's oldest sessions over the app's limit. All that begin at the
+// same time agree which these are, so that they don't end each other. The new one
+// may be among them: then it is told.
 func (k *Keeper) limit(ctx context.Context, app *App, own SID, w Whose) error {
 	infos, err := k.Sessions(ctx, app, w)
 	if err != nil {
 		return err
 	}
-	infos = slices.DeleteFunc(infos, func(i Info) bool { return i.SID == own })
-	slices.SortFunc(infos, func(a, b Info) int { return b.CreatedAt.Compare(a.CreatedAt) })
-	for _, i := range infos[min(len(infos), app.MaxPerUser-1):] {
-		if err := k.End(ctx, app, i.SID, ReasonSessionLimit); err != nil {
+	for _, i := range infos[min(len(infos), app.MaxPerUser):] {
+		if i.SID == own {
+			err = &EndedError{Reason: ReasonSessionLimit}
+		} else if err := k.End(ctx, app, i.SID, ReasonSessionLimit); err != nil {
 			return err
 		}
 	}
-	return nil
+	return err
 }
 
 // Sessions lists the live sessions of a subject or of a provider's session,
@@ -309,12 +314,11 @@ func (k *Keeper) EndOne(ctx context.Context, app *App, sid SID, how Ending) (end
 
 // EndApp ends all of an app's sessions that have begun so far.
 func (k *Keeper) EndApp(ctx context.Context, app *App) error {
-	ttl := max(app.AbsoluteTimeout, app.Remember) + 24*time.Hour
-	at, err := k.store.SetNotBefore(ctx, appID(app.Name), time.Time{}, ttl)
+	at, err := k.store.SetNotBefore(ctx, appID(app.Name), time.Time{}, endAppLife)
 	if err != nil {
 		return k.unavailable(ctx, err)
 	}
-	k.endedAll(app, at, ttl)
+	k.endedAll(app, at)
 	k.audit("all sessions ended", app, SID{})
 	return nil
 }

@@ -328,3 +328,60 @@ func TestRemembered(t *testing.T) {
 	w.pass(24*time.Hour + time.Minute)
 	w.wantEnded(k, o.Successor.Ticket, session.ReasonAbsoluteTimeout)
 }
+
+// What ended an app's sessions is remembered for as long as any may live: also one
+// from when the policy let them live longer.
+func TestEndAppOutlivesAShorterPolicy(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	w.app.Remember = 30 * 24 * time.Hour
+	k := w.replica()
+	ticket, err := w.beginAs(k, func(l *session.Login) { l.Remember = true })
+	if err != nil {
+		t.Fatal(err)
+	}
+	w.pass(time.Second)
+	tightened := *w.app
+	tightened.Remember, tightened.AbsoluteTimeout = 0, time.Hour
+	if err := k.EndApp(t.Context(), &tightened); err != nil {
+		t.Fatal(err)
+	}
+	record := w.client().TTL(t.Context(), "cloakroom:s:{"+ticket.SID.String()+"}").Val()
+	if ttl := w.client().TTL(t.Context(), "cloakroom:not_before").Val(); ttl < record {
+		t.Errorf("the end is forgotten after %v, the session's record after %v", ttl, record)
+	}
+}
+
+// As many of a user's sessions stay as may: the newest, also when several begin at
+// the same time.
+func TestMaxPerUserAtOnce(t *testing.T) {
+	t.Parallel()
+	for limit := 1; limit <= 3; limit++ {
+		w := newWorld(t)
+		k, logins := w.replica(), 8
+		w.app.MaxPerUser = limit
+		for range 10 {
+			tickets := make([]session.Ticket, logins)
+			var begun sync.WaitGroup
+			for i := range tickets {
+				begun.Go(func() {
+					tickets[i], _ = k.Begin(t.Context(), w.app, w.login()) // or it is over at once
+				})
+			}
+			begun.Wait()
+			alive := 0
+			for _, ticket := range tickets {
+				if ticket.SID == (session.SID{}) {
+					continue
+				}
+				if _, err := k.Open(t.Context(), w.app, ticket, probe); err == nil {
+					alive++
+				}
+			}
+			if alive != limit {
+				t.Fatalf("%d sessions, %d may be", alive, limit)
+			}
+			w.pass(time.Second)
+		}
+	}
+}

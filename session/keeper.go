@@ -164,9 +164,9 @@ func (t Tokens) shared(redis, local time.Time) Tokens {
 }
 
 // Begin starts a session and returns its first ticket. Its error is an
-// [*EndedError] if the person is locked out, or has been logged out at the
-// provider meanwhile; an [*UnavailableError]; or ctx's. Then nothing has begun
-// that anybody could open.
+// [*EndedError] if the person is locked out, has been logged out at the provider
+// meanwhile, or has begun as many later sessions at the same time as there may be;
+// an [*UnavailableError]; or ctx's. Then nothing has begun that anybody could open.
 func (k *Keeper) Begin(ctx context.Context, app *App, l Login) (Ticket, error) {
 	t := Ticket{SID: NewSID(), Generation: 1, Secret: newSecret()}
 	now := k.time()
