@@ -4,6 +4,7 @@ import (
 	"net/url"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/cloakroom/cloakroom/gateway"
 	"github.com/cloakroom/cloakroom/gateway/gatewaytest"
@@ -23,6 +24,21 @@ func TestRevocationTriedAgain(t *testing.T) {
 	eventually(t, "the refresh token is revoked", func() bool { return len(w.provider.Live("")) == 0 })
 	if failing.Hits() != 2 {
 		t.Errorf("%d failures", failing.Hits())
+	}
+}
+
+// RV-2: when it comes back to it is the provider's to say (RFC 7009 section 2.2.1).
+func TestRevocationRetryAfter(t *testing.T) {
+	t.Parallel() // it waits for the provider's second
+	w := newWorld(t)
+	b := w.browser(w.replica())
+	b.login()
+	w.provider.Fail(gatewaytest.FailWith{Endpoint: gatewaytest.EndpointRevoke, Status: 503, RetryAfter: "1", Times: 1})
+	before := time.Now()
+	want(t, b.fetch("POST", "/bff/logout"), 200)
+	eventually(t, "the refresh token is revoked", func() bool { return len(w.provider.Live("")) == 0 })
+	if d := time.Since(before); d < time.Second {
+		t.Errorf("it was asked again within %v", d)
 	}
 }
 

@@ -52,6 +52,9 @@ func (g *Gateway) refreshAt(app string, p *idp.Provider) session.RefreshFunc {
 // provider that restarts is back within them.
 var revokePauses = [...]time.Duration{200 * time.Millisecond, time.Second, 5 * time.Second, 25 * time.Second}
 
+// maxRevokePause leaves time for an attempt after it.
+const maxRevokePause = jobTimeout - 15*time.Second
+
 // revokeAt lets tokens be handed back that nobody will use. It returns at once:
 // whoever ends a session has made sure of the session, and nobody waits for this.
 func (g *Gateway) revokeAt(app string, p *idp.Provider) func(context.Context, session.RefreshToken) {
@@ -66,7 +69,7 @@ func (g *Gateway) revokeAt(app string, p *idp.Provider) func(context.Context, se
 }
 
 // revoke revokes a refresh token, in a few attempts where the provider can't be
-// reached.
+// reached: none sooner than it has asked for, but one before the job's time is over.
 func (g *Gateway) revoke(ctx context.Context, app string, p *idp.Provider, rt idp.RefreshToken) {
 	for attempt := 0; ; attempt++ {
 		err := p.Revoke(ctx, rt)
@@ -86,7 +89,11 @@ func (g *Gateway) revoke(ctx context.Context, app string, p *idp.Provider, rt id
 			return
 		}
 		pause := revokePauses[attempt]
-		if !g.jobs.pause(ctx, pause/2+rand.N(pause)) {
+		pause = pause/2 + rand.N(pause)
+		if busy, ok := errors.AsType[*idp.BusyError](err); ok {
+			pause = max(pause, min(busy.RetryAfter, maxRevokePause))
+		}
+		if !g.jobs.pause(ctx, pause) {
 			attempt = len(revokePauses) - 1 // the process ends: once more, now
 		}
 	}

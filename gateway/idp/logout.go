@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"net/url"
+	"time"
 )
 
 // maxHint is how long an ID token may be to go into a URL: beyond some 8 KiB
@@ -15,7 +16,7 @@ const maxHint = 6 << 10
 // Revoke hands a refresh token back (RFC 7009), in one attempt. A token that
 // the provider doesn't know counts as revoked. The error is
 // errors.ErrUnsupported where the provider revokes nothing, else ErrRejected or
-// ErrUnavailable.
+// ErrUnavailable; a [BusyError] is one of these, too.
 func (p *Provider) Revoke(ctx context.Context, rt RefreshToken) error {
 	if rt == "" {
 		return nil
@@ -41,10 +42,24 @@ func (p *Provider) revoke(ctx context.Context, token, hint string) error {
 		return unavailable(ctx, opRevoke, err)
 	}
 	if a.status < 200 || a.status > 299 {
-		return statusError(opRevoke, a)
+		err := statusError(opRevoke, a)
+		if after := p.retryAfter(a.header); after > 0 && errors.Is(err, ErrUnavailable) {
+			return &BusyError{RetryAfter: after, err: err}
+		}
+		return err
 	}
 	return nil
 }
+
+// BusyError is ErrUnavailable with the provider's word on when to come back (RFC 7009
+// section 2.2.1).
+type BusyError struct {
+	RetryAfter time.Duration // at most 5 minutes
+	err        error
+}
+
+func (e *BusyError) Error() string { return e.err.Error() }
+func (e *BusyError) Unwrap() error { return e.err }
 
 // LogoutURL returns where to send a browser whose session has ended, so that the
 // provider's ends too (OpenID Connect RP-Initiated Logout 1.0 section 2); "" if

@@ -7,6 +7,7 @@ import (
 	"net/url"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/cloakroom/cloakroom/gateway/idp"
 )
@@ -36,6 +37,21 @@ func TestRevoke(t *testing.T) {
 			want := url.Values{"token": {refreshToken}, "token_type_hint": {"refresh_token"}}
 			if reqs[0].form.Encode() != want.Encode() || reqs[0].header.Get("Authorization") == "" {
 				t.Errorf("request %v", reqs[0])
+			}
+		})
+	}
+	for header, after := range map[string]time.Duration{"": 0, "7": 7 * time.Second, "86400": 5 * time.Minute, "soon": 0} {
+		t.Run("RV-2 Retry-After "+header, func(t *testing.T) {
+			f := newFake(t)
+			f.on("/revoke", func(w http.ResponseWriter, _ *http.Request) {
+				w.Header().Set("Retry-After", header)
+				w.WriteHeader(503)
+			})
+			err := f.provider().Revoke(context.Background(), refreshToken)
+			wantKind(t, err, idp.ErrUnavailable)
+			busy, ok := errors.AsType[*idp.BusyError](err)
+			if ok != (after > 0) || ok && busy.RetryAfter != after {
+				t.Errorf("%+v", busy)
 			}
 		})
 	}
