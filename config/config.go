@@ -50,13 +50,13 @@ type Config struct {
 	warnings []Problem
 	file     string
 	lines    map[string]int // by key
-	files    []string
+	files    Files
 }
 
 // Files are the configuration file and all files that it names but a route's,
 // directories of templates among them: a change of one of them is a change of the
 // configuration.
-func (c *Config) Files() []string { return c.files }
+func (c *Config) Files() Files { return c.files }
 
 // Warnings are settings that work and that an operator should know about.
 func (c *Config) Warnings() []Problem { return c.warnings }

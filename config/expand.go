@@ -8,7 +8,6 @@ import (
 	"os"
 	"path/filepath"
 	"regexp"
-	"slices"
 	"strings"
 )
 
@@ -96,10 +95,10 @@ func (l *loader) read(path string, limit int64) ([]byte, error) {
 	return readBounded(path, limit)
 }
 
-// watch adds to [Config.Files].
+// watch adds to [Config.Files] what is about to be read.
 func (l *loader) watch(path string) {
-	if !slices.Contains(l.files, path) {
-		l.files = append(l.files, path)
+	if _, ok := l.files[path]; !ok {
+		l.files[path] = look(path)
 	}
 }
 

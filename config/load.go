@@ -24,7 +24,7 @@ const maxDepth = 64
 // Load reads the file at path. getenv looks environment variables up
 // ([os.LookupEnv]). Every error is an [*Error]: what is wrong is all in it.
 func Load(path string, getenv func(name string) (value string, ok bool)) (*Config, error) {
-	l := &loader{file: path, dir: filepath.Dir(path), getenv: getenv, lines: map[string]int{}}
+	l := &loader{file: path, dir: filepath.Dir(path), getenv: getenv, lines: map[string]int{}, files: Files{}}
 	if abs, err := filepath.Abs(l.dir); err == nil {
 		l.dir = abs
 	}
@@ -53,7 +53,7 @@ type loader struct {
 	warnings  []Problem
 	secrets   []usedSecret
 	lines     map[string]int // of the keys that are there
-	files     []string       // that were read, or would have been
+	files     Files          // that were read, or would have been
 }
 
 // usedSecret remembers where a secret was seen, to find one used twice.
@@ -72,7 +72,7 @@ func (l *loader) err() error {
 		return nil
 	}
 	sortByLine(l.problems)
-	return &Error{Problems: l.problems}
+	return &Error{Problems: l.problems, Files: l.files}
 }
 
 // parse turns the text into its one document's mapping.

@@ -33,6 +33,7 @@ func (p Problem) String() string {
 // Error holds every problem of a file, in the order of its lines.
 type Error struct {
 	Problems []Problem
+	Files    Files // as [Config.Files], as far as they are known
 }
 
 // Error is the problems, one a line.

@@ -3,13 +3,10 @@ package main
 import (
 	"context"
 	"errors"
-	"fmt"
 	"log/slog"
+	"maps"
 	"os"
-	"os/signal"
-	"strings"
 	"sync/atomic"
-	"syscall"
 	"time"
 
 	"github.com/cloakroom/cloakroom/config"
@@ -28,71 +25,43 @@ type reloader struct {
 	log     loggers
 	started *config.Config                // what can't change without a restart is as it is here
 	current atomic.Pointer[config.Config] // all else is as it is here
-	files   []string
-	taken   string // how they looked when they were read
+	seen    config.Files                  // what was read last, refused or not, as it looked then
 }
 
 func newReloader(s *service, f *front, cfg *config.Config, again func() (*config.Config, error), log loggers) *reloader {
-	r := &reloader{service: s, front: f, again: again, log: log, started: cfg, files: cfg.Files()}
-	r.taken = look(r.files) // before anybody can be served, and so know of us
+	r := &reloader{service: s, front: f, again: again, log: log, started: cfg, seen: cfg.Files()}
 	r.current.Store(cfg)
 	return r
 }
 
-// run watches until ctx is done.
-func (r *reloader) run(ctx context.Context) {
-	hup := make(chan os.Signal, 1)
-	signal.Notify(hup, syscall.SIGHUP)
-	defer signal.Stop(hup)
+// run watches until ctx is done. hup tells of each SIGHUP.
+func (r *reloader) run(ctx context.Context, hup <-chan os.Signal) {
 	tick := time.NewTicker(watchEvery)
 	defer tick.Stop()
-	last := r.taken
+	last := r.seen
 	for {
 		select {
 		case <-ctx.Done():
 			return
 		case <-hup:
 			r.reload(ctx)
-			r.taken = look(r.files)
-			last = r.taken
 		case <-tick.C:
-			now := look(r.files)
-			if now != r.taken && now == last {
+			now := r.seen.Now()
+			if !maps.Equal(now, r.seen) && maps.Equal(now, last) {
 				r.reload(ctx)
-				now = look(r.files) // they may be others now
-				r.taken = now
 			}
 			last = now
 		}
 	}
 }
 
-// look is a text that changes with the files. What a symbolic link leads to
-// counts, which is how Kubernetes replaces mounted files.
-func look(files []string) string {
-	var b strings.Builder
-	for _, f := range files {
-		info, err := os.Stat(f)
-		if err != nil {
-			fmt.Fprintf(&b, "%s -\n", f)
-			continue
-		}
-		fmt.Fprintf(&b, "%s %d %d %v\n", f, info.Size(), info.ModTime().UnixNano(), inode(info))
-	}
-	return b.String()
-}
-
-func inode(info os.FileInfo) uint64 {
-	if s, ok := info.Sys().(*syscall.Stat_t); ok {
-		return s.Ino
-	}
-	return 0
-}
-
 func (r *reloader) reload(ctx context.Context) {
 	cfg, err := r.again()
 	if err == nil {
+		r.seen = cfg.Files()
 		err = r.service.swap(ctx, cfg, r.log.Logger)
+	} else if refused, ok := errors.AsType[*config.Error](err); ok {
+		r.seen = refused.Files // what it names may be what is mended
 	}
 	if err != nil {
 		if problems, ok := errors.AsType[*config.Error](err); ok {
@@ -107,7 +76,6 @@ func (r *reloader) reload(ctx context.Context) {
 	r.front.use(cfg)
 	r.log.form.set(cfg.Log)
 	r.current.Store(cfg)
-	r.files = cfg.Files()
 	warn(r.log.Logger, cfg)
 	for _, key := range fixed(r.started, cfg) {
 		r.log.Warn("a change that takes a restart", slog.String("key", key))

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"context"
 	"fmt"
 	"io"
 	"net/http"
@@ -8,10 +9,12 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"syscall"
 	"testing"
 
+	"github.com/cloakroom/cloakroom/config"
 	"github.com/cloakroom/cloakroom/session"
 	"github.com/cloakroom/cloakroom/session/storetest"
 )
@@ -97,6 +100,105 @@ func TestReload(t *testing.T) {
 	r.stop()
 	if line := r.logs.wait(t, "draining", ""); line["timeout"] != "1s" {
 		t.Errorf("drains for %v", line["timeout"])
+	}
+}
+
+// Whatever changes is taken over, whenever it does: here nothing but the files tells
+// of it.
+func TestReloadMissesNothing(t *testing.T) {
+	u := newUpstream(t)
+	path := func(name string) string {
+		return fmt.Sprintf("      - {path: /%s, upstream: %q, auth: none}\n", name, u.URL)
+	}
+	place := func(t *testing.T, file, text string) {
+		t.Helper()
+		if err := os.WriteFile(file+".next", []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.Rename(file+".next", file); err != nil {
+			t.Fatal(err)
+		}
+	}
+	text := oneApp(u.URL, "")
+	holds := func(t *testing.T, r *running, name string) {
+		t.Helper()
+		c := client(t)
+		eventually(t, "the route /"+name+" is there", func() bool {
+			resp, _ := fetch(t, c, "http://"+r.public+"/"+name+"/x", "shop.test")
+			return resp.StatusCode == 200
+		})
+	}
+	for _, row := range []struct {
+		name  string
+		after int // readings of the file; the next change comes right behind it
+	}{
+		{"between the first reading and the first look", 1},
+		{"while a change is taken over", 2},
+	} {
+		t.Run(row.name, func(t *testing.T) {
+			t.Parallel()
+			readings := 0 // one after the other
+			r := startFile(t, text, func(file string, load func() (*config.Config, error)) (*config.Config, error) {
+				cfg, err := load()
+				if readings++; readings == row.after {
+					place(t, file, text+path("later"))
+				}
+				return cfg, err
+			})
+			if row.after > 1 {
+				place(t, r.file, text+path("sooner"))
+			}
+			holds(t, r, "later")
+		})
+	}
+	t.Run("in a file that only a refused one names", func(t *testing.T) {
+		t.Parallel()
+		r := startConfig(t, text)
+		named := filepath.Join(filepath.Dir(r.file), "upstream")
+		place(t, r.file, text+"      - {path: /named, upstream: \"${file:upstream}\", auth: none}\n")
+		r.logs.wait(t, "the configuration is refused, the old one stays: file upstream can't be read: no such file or directory", "")
+		place(t, named, u.URL+"\n")
+		holds(t, r, "named")
+	})
+}
+
+// atFirst calls what it is with the first line that a log writes.
+type atFirst struct {
+	*logs
+	once sync.Once
+	call func()
+}
+
+func (a *atFirst) Write(b []byte) (int, error) {
+	a.once.Do(a.call)
+	return a.logs.Write(b)
+}
+
+// A reload that is asked for while the gateway starts doesn't end it, and is done.
+func TestReloadAtTheStart(t *testing.T) {
+	file := filepath.Join(t.TempDir(), "cloakroom.yaml")
+	// Its warning is the first line.
+	text := strings.Replace(oneApp("http://127.0.0.1:1", ""), "      client_id:", "      scopes: [openid]\n      client_id:", 1)
+	if err := os.WriteFile(file, []byte(text+"admin: {listen: \"127.0.0.1:0\"}\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	load := func() (*config.Config, error) { return config.Load(file, os.LookupEnv) }
+	cfg, err := load()
+	if err != nil {
+		t.Fatal(err)
+	}
+	lines := &atFirst{logs: newLogs(), call: func() {
+		if err := syscall.Kill(os.Getpid(), syscall.SIGHUP); err != nil {
+			t.Error(err)
+		}
+	}}
+	ctx, cancel := context.WithCancel(t.Context())
+	ended := make(chan error, 1)
+	go func() { ended <- serve(ctx, cfg, load, newLoggers(cfg.Log, lines)) }()
+	lines.wait(t, "reloaded", "")
+	cancel()
+	if err := <-ended; err != nil {
+		t.Error(err)
 	}
 }
 

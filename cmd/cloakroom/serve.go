@@ -56,6 +56,10 @@ func (c serveCmd) Run() error {
 func serve(ctx context.Context, cfg *config.Config, again func() (*config.Config, error), logs loggers) (err error) {
 	log := logs.Logger
 	defer logs.drain()
+	// From the first line on: nobody who reads of us ends us by asking for a reload.
+	hup := make(chan os.Signal, 1)
+	signal.Notify(hup, syscall.SIGHUP)
+	defer signal.Stop(hup)
 	// net/http's client tells the whole process of what it can't place, in the
 	// upstream's own words.
 	stdlog.SetOutput(io.Discard)
@@ -89,7 +93,7 @@ func serve(ctx context.Context, cfg *config.Config, again func() (*config.Config
 	public := newFront(s.gateway.Listener(listener{publicListener, s.keeper.Interrupted}), s.gateway, log)
 	reload := newReloader(s, public, cfg, again, logs)
 	public.use(cfg)
-	working.Go(func() { reload.run(background) })
+	working.Go(func() { reload.run(background, hup) })
 	operators := newAdminServer(admin.New(health, s.metrics, s.adminAPI(log)), log)
 	failed := make(chan error, 1)
 	working.Go(func() { failed <- serveOn(operators, adminListener) })

@@ -100,7 +100,12 @@ type running struct {
 // put at the file's end.
 func start(t *testing.T, upstream, extra string) *running {
 	t.Helper()
-	return startConfig(t, fmt.Sprintf(`version: 1
+	return startConfig(t, oneApp(upstream, extra))
+}
+
+// oneApp is what start serves.
+func oneApp(upstream, extra string) string {
+	return fmt.Sprintf(`version: 1
 listen: "127.0.0.1:0"
 redis: {addresses: ["127.0.0.1:1"], timeout: 100ms}
 keys: [%s]
@@ -114,10 +119,17 @@ apps:
     token: {mode: relay}
     routes:
       - {path: /open/, upstream: %q, auth: none}
-%s`, session.NewServerKey().Encode(), upstream, extra))
+%s`, session.NewServerKey().Encode(), upstream, extra)
 }
 
 func startConfig(t *testing.T, text string) *running {
+	t.Helper()
+	return startFile(t, text, func(_ string, load func() (*config.Config, error)) (*config.Config, error) { return load() })
+}
+
+// startFile is startConfig, where the file is read at the start and at each reload by
+// reading, with load, which reads it as the command does.
+func startFile(t *testing.T, text string, reading func(file string, load func() (*config.Config, error)) (*config.Config, error)) *running {
 	t.Helper()
 	if !strings.Contains(text, "\nadmin:") {
 		text += "admin: {listen: \"127.0.0.1:0\"}\n"
@@ -126,7 +138,10 @@ func startConfig(t *testing.T, text string) *running {
 	if err := os.WriteFile(file, []byte(text), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	cfg, err := config.Load(file, os.LookupEnv)
+	again := func() (*config.Config, error) {
+		return reading(file, func() (*config.Config, error) { return config.Load(file, os.LookupEnv) })
+	}
+	cfg, err := again()
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -136,7 +151,7 @@ func startConfig(t *testing.T, text string) *running {
 	done := make(chan struct{})
 	go func() {
 		defer close(done)
-		r.ended <- serve(ctx, cfg, func() (*config.Config, error) { return config.Load(file, os.LookupEnv) }, newLoggers(config.Log{Level: slog.LevelDebug, Format: "json"}, r.logs))
+		r.ended <- serve(ctx, cfg, again, newLoggers(config.Log{Level: slog.LevelDebug, Format: "json"}, r.logs))
 	}()
 	t.Cleanup(func() {
 		cancel()
