@@ -5,6 +5,7 @@ import (
 	"io"
 	"net/http"
 	"sync"
+	"sync/atomic"
 	"time"
 )
 
@@ -27,13 +28,65 @@ const (
 	// second is the slowest that a client may be. The kernel's own buffer comes on
 	// top.
 	stallPart = 256 << 10
-	// stallFree is how much of an answer is not watched over HTTP/1.1: the buffers
-	// between here and the network take most of it, and most answers are smaller.
-	// Over HTTP/2 a client can hold back the first byte.
-	stallFree = 32 << 10
 )
 
-// stall watches a write that may wait for the client.
+// taker gives the client of a connection a while for each part that is written to
+// it: of answers, and of what net/http writes when their handlers have returned.
+// Even the first byte may have to wait, behind answers before it that nobody reads.
+// Whoever else sets a deadline for writing sets it here, and the earlier one holds.
+type taker struct {
+	conn  interface{ SetWriteDeadline(time.Time) error }
+	while time.Duration
+	given atomic.Int64 // when, since processStart; 0: not
+
+	mu    sync.Mutex
+	until time.Time // guarded by mu: what was given; zero: any time
+	asked time.Time // guarded by mu: what others have set; zero: nothing
+}
+
+var processStart = time.Now()
+
+// give is called before each write. A quarter more is given than what must be, or
+// there would be a deadline to set each time.
+func (t *taker) give() {
+	now := time.Since(processStart)
+	if last := t.given.Load(); last != 0 && now-time.Duration(last) < t.while/4 {
+		return
+	}
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.given.Store(int64(now))
+	t.until = time.Now().Add(t.while + t.while/4)
+	_ = t.set() // the write tells, too
+}
+
+// take ends that, for who watches by himself.
+func (t *taker) take() {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.given.Store(0)
+	t.until = time.Time{}
+	_ = t.set()
+}
+
+// ask is another's deadline.
+func (t *taker) ask(by time.Time) error {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.asked = by
+	return t.set()
+}
+
+func (t *taker) set() error {
+	if by := t.asked; !by.IsZero() && (t.until.IsZero() || by.Before(t.until)) {
+		return t.conn.SetWriteDeadline(by)
+	}
+	return t.conn.SetWriteDeadline(t.until)
+}
+
+// stall watches a write that may wait for the client where a connection's deadline
+// doesn't: over HTTP/2, where a client can hold back each answer by itself, and of
+// what the kernel copies.
 type stall struct {
 	mu      sync.Mutex
 	timer   *time.Timer // nil: nothing was watched yet
@@ -43,11 +96,8 @@ type stall struct {
 
 var errStalled = errors.New("the client has not read for too long")
 
-// expect begins to watch, if n more bytes may have to wait.
-func (w *response) expect(n int) (watched bool) {
-	if !w.http2 && w.bytes+int64(n) <= stallFree {
-		return false
-	}
+// expect begins to watch.
+func (w *response) expect() {
 	s := &w.stall
 	s.mu.Lock()
 	s.writing = true
@@ -57,7 +107,6 @@ func (w *response) expect(n int) (watched bool) {
 	} else {
 		s.timer.Reset(stallTimeout)
 	}
-	return true
 }
 
 // taken ends the watch. It reports whether the client has been given up.
@@ -90,9 +139,9 @@ func (w *response) copyFrom(src io.Reader) (total int64, err error) {
 			part = &io.LimitedReader{R: whole.R, N: min(whole.N, stallPart)}
 		}
 		want := part.N
-		watched := w.expect(int(want))
+		w.expect()
 		n, err := io.Copy(w.ResponseWriter, part)
-		if watched && w.taken() && err != nil {
+		if w.taken() && err != nil {
 			err = errStalled // src may have deadlines of its own
 		}
 		w.bytes += n

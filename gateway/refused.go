@@ -4,21 +4,25 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
+	"io"
 	"log/slog"
 	"net"
 	"net/http"
 	"strconv"
 	"sync/atomic"
+	"time"
 
 	"github.com/cloakroom/cloakroom/gateway/proxy"
 )
 
-// Listener returns l for a server of plain HTTP whose ConnState is [ConnState]:
-// what net/http refuses by itself, because it is no HTTP/1.1 or too large a header,
-// is answered, logged and counted like every other refusal. On a connection with
-// TLS net/http's own words remain, but for a request that came without.
-func (g *Gateway) Listener(l net.Listener) net.Listener { return &listener{l, g} }
+// Listener returns l for a server whose ConnState is [ConnState]. A client that takes
+// nothing of what is written to it is given up after a minute. And what net/http
+// refuses by itself, because it is no HTTP/1.1 or too large a header, is answered,
+// logged and counted like every other refusal; on a connection with TLS net/http's
+// own words remain, but for a request that came without.
+func (g *Gateway) Listener(l net.Listener) net.Listener { return &listener{l, g, stallTimeout} }
 
 // ConnState is for [http.Server]'s field of that name.
 func ConnState(c net.Conn, state http.ConnState) {
@@ -29,7 +33,8 @@ func ConnState(c net.Conn, state http.ConnState) {
 
 type listener struct {
 	net.Listener
-	g *Gateway
+	g     *Gateway
+	stall time.Duration
 }
 
 func (l *listener) Accept() (net.Conn, error) {
@@ -38,7 +43,7 @@ func (l *listener) Accept() (net.Conn, error) {
 	if err != nil || !ok {
 		return c, err
 	}
-	out := &clientConn{TCPConn: tcp, g: l.g}
+	out := &clientConn{TCPConn: tcp, g: l.g, taker: taker{conn: tcp, while: l.stall}}
 	out.begins.Store(true)
 	return out, nil
 }
@@ -50,9 +55,23 @@ type clientConn struct {
 	*net.TCPConn
 	g      *Gateway
 	begins atomic.Bool // what is written next begins an answer
+	taker  taker
+}
+
+// ReadFrom lets the kernel copy, which response watches part by part.
+func (c *clientConn) ReadFrom(src io.Reader) (int64, error) {
+	c.taker.take()
+	return c.TCPConn.ReadFrom(src)
+}
+
+func (c *clientConn) SetWriteDeadline(t time.Time) error { return c.taker.ask(t) }
+
+func (c *clientConn) SetDeadline(t time.Time) error {
+	return errors.Join(c.SetReadDeadline(t), c.taker.ask(t))
 }
 
 func (c *clientConn) Write(p []byte) (int, error) {
+	c.taker.give()
 	if c.begins.Load() {
 		c.begins.Store(false)
 		if status := refusedByServer(p); status != 0 {

@@ -113,11 +113,11 @@ func (w *response) addCookies() {
 
 func (w *response) Write(b []byte) (int, error) {
 	w.WriteHeader(http.StatusOK)
-	watched := w.expect(len(b))
-	n, err := w.ResponseWriter.Write(b)
-	if watched {
-		w.taken()
+	if w.http2 {
+		w.expect()
+		defer w.taken()
 	}
+	n, err := w.ResponseWriter.Write(b)
 	w.bytes += int64(n)
 	return n, err
 }
@@ -135,12 +135,11 @@ func (w *response) Flush() { _ = w.FlushError() }
 
 func (w *response) FlushError() error {
 	w.WriteHeader(http.StatusOK)
-	watched := w.expect(0)
-	err := http.NewResponseController(w.ResponseWriter).Flush()
-	if watched {
-		w.taken()
+	if w.http2 {
+		w.expect()
+		defer w.taken()
 	}
-	return err
+	return http.NewResponseController(w.ResponseWriter).Flush()
 }
 
 // Hijack hands the connection over: no header of ours will be written, so no
