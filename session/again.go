@@ -2,6 +2,7 @@ package session
 
 import (
 	"context"
+	"errors"
 	"log/slog"
 	"math"
 	"sync"
@@ -243,11 +244,19 @@ func (k *Keeper) runAll(ctx context.Context, entries []*entry) (open []*entry) {
 	return open
 }
 
-// begun notes a login: its record, and how it is found by its subject.
-func (k *Keeper) begun(sid SID, r store.Record, indexes []store.Index) {
+// begun notes a login: its record, and how it is registered. Who logged its user
+// out while Redis had forgotten it found nothing to end.
+func (k *Keeper) begun(app *App, sid SID, r store.Record, register func(context.Context) error) {
 	k.journal.write(&entry{at: time.Now(), sid: sid, size: len(r.Body), revocable: true, again: func(ctx context.Context) bool {
 		// A record that is there is this one, or what it became.
-		return k.store.Begin(ctx, sid, r) == nil && k.store.Indexed(ctx, sid, r.ExpiresAt, indexes...) == nil
+		if k.store.Begin(ctx, sid, r) != nil {
+			return false
+		}
+		err := register(ctx)
+		if ended, ok := errors.AsType[*EndedError](err); ok {
+			err = k.End(ctx, app, sid, ended.Reason)
+		}
+		return err == nil
 	}})
 	k.revokeIfEnded(sid)
 }

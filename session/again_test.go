@@ -166,6 +166,67 @@ func TestForgottenLoginIsNotTurnedAway(t *testing.T) {
 	w.wantUnavailable(k, ticket, page)
 }
 
+// What Redis doesn't know may yet be run again, so nobody can say that it is over.
+func TestForgottenLoginIsNotSaidToBeOver(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	k := w.replica()
+	if err := k.End(t.Context(), w.app, session.NewSID(), session.ReasonLoggedOut); err != nil {
+		t.Fatal("no session:", err)
+	}
+	w.snapshot()
+	ticket := w.begin(k)
+	w.redis.Restart()
+	err := k.End(t.Context(), w.app, ticket.SID, session.ReasonLoggedOut)
+	if _, ok := errors.AsType[*session.UnavailableError](err); !ok {
+		t.Error("one session:", err)
+	}
+	_, err = k.EndBy(t.Context(), w.app, alice, session.Ending{Reason: session.ReasonRevoked})
+	if _, ok := errors.AsType[*session.UnavailableError](err); !ok {
+		t.Error("a user's:", err)
+	}
+}
+
+// A logout that finds nothing, since Redis has forgotten the login, holds against
+// the login's being run again.
+func TestLoginThatRunsAgainFindsItsLogout(t *testing.T) {
+	t.Parallel()
+	for name, end := range map[string]session.Ending{
+		"logged out at the provider": {Reason: session.ReasonProviderLogout, Notice: time.Now().Add(time.Minute)},
+		"locked":                     {Reason: session.ReasonRevoked, Lock: true},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			w := newWorld(t)
+			k, other := w.replica(), w.replica()
+			w.snapshot()
+			ticket := w.begin(k)
+			bob, err := w.beginAs(k, func(l *session.Login) { l.Subject = "bob" })
+			if err != nil {
+				t.Fatal(err)
+			}
+			w.redis.Restart()
+			other.EndBy(t.Context(), w.app, alice, end)
+			ctx, cancel := context.WithCancel(t.Context())
+			done := make(chan struct{})
+			go func() { k.Run(ctx); close(done) }()
+			defer func() { cancel(); <-done }()
+			eventually(t, "another login is there again", func() bool {
+				_, err := k.Info(t.Context(), w.app, bob.SID)
+				return err == nil
+			})
+			eventually(t, "it has ended", func() bool {
+				_, err := other.Open(t.Context(), w.app, ticket, probe)
+				_, over := errors.AsType[*session.EndedError](err)
+				return over
+			})
+			if info, err := k.Info(t.Context(), w.app, bob.SID); err != nil || info.Ended {
+				t.Error("another login:", info.Reason, err)
+			}
+		})
+	}
+}
+
 // Whoever began a session has heard of its end, so it isn't begun again, even if
 // who ended it is gone.
 func TestEndedSessionIsNotBegunAgain(t *testing.T) {

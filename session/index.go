@@ -90,38 +90,45 @@ func (r *Keyring) indexes(app string, w Whose) []store.Index {
 
 // register makes a new session known to those who may end it, and then asks
 // whether it has been ended already: whoever ends later finds it, whoever ended
-// before is found. It returns the indexes that the session is in.
-func (k *Keeper) register(ctx context.Context, app *App, s *Session, l Login) ([]store.Index, error) {
+// before is found. It returns how to do both again.
+func (k *Keeper) register(ctx context.Context, app *App, s *Session, l Login) (again func(context.Context) error, err error) {
 	keys := k.keys.Load()
+	sid, expires, issued := s.SID, s.ExpiresAt, l.IssuedAt // and nothing secret, for as long as it may be done again
 	user := keys.indexes(app.Name, Whose{Issuer: l.Issuer, Subject: l.Subject})
 	write, ask := []store.Index{user[0]}, user
 	if l.ProviderSession != "" {
 		own := keys.indexes(app.Name, Whose{Issuer: l.Issuer, ProviderSession: l.ProviderSession})
 		write, ask = append(write, own[0]), append(ask[:len(ask):len(ask)], own...)
 	}
-	if err := k.store.Indexed(ctx, s.SID, s.ExpiresAt, write...); err != nil {
-		return nil, k.unavailable(ctx, err)
-	}
-	standings, err := k.store.Standings(ctx, ask...)
-	if err != nil {
-		return nil, k.unavailable(ctx, err)
-	}
-	for i, standing := range standings {
-		if i < len(user) && standing.Locked {
-			return nil, &EndedError{Reason: ReasonRevoked, Locked: true}
+	again = func(ctx context.Context) error {
+		if err := k.store.Indexed(ctx, sid, expires, write...); err != nil {
+			return k.unavailable(ctx, err)
 		}
-		// A logout by sid is about that one session at the provider, whenever its
-		// ID token was issued; one by subject only about those before it.
-		if !standing.NoticeAt.IsZero() && (i >= len(user) || l.IssuedAt.UnixMilli() <= standing.NoticeAt.UnixMilli()) {
-			return nil, &EndedError{Reason: ReasonProviderLogout}
+		standings, err := k.store.Standings(ctx, ask...)
+		if err != nil {
+			return k.unavailable(ctx, err)
 		}
+		for i, standing := range standings {
+			if i < len(user) && standing.Locked {
+				return &EndedError{Reason: ReasonRevoked, Locked: true}
+			}
+			// A logout by sid is about that one session at the provider, whenever its
+			// ID token was issued; one by subject only about those before it.
+			if !standing.NoticeAt.IsZero() && (i >= len(user) || issued.UnixMilli() <= standing.NoticeAt.UnixMilli()) {
+				return &EndedError{Reason: ReasonProviderLogout}
+			}
+		}
+		return nil
+	}
+	if err := again(ctx); err != nil {
+		return nil, err
 	}
 	if app.MaxPerUser > 0 {
 		if err := k.limit(ctx, app, s.SID, Whose{Issuer: l.Issuer, Subject: l.Subject}); err != nil {
 			return nil, err
 		}
 	}
-	return write, nil
+	return again, nil
 }
 
 // limit ends a user's oldest sessions over the app's limit. All that begin at the
@@ -283,6 +290,9 @@ func (k *Keeper) EndBy(ctx context.Context, app *App, w Whose, how Ending) (ende
 	}
 	if err := cmp.Or(work.Wait(), left); err != nil {
 		return len(over), err
+	}
+	if k.mayReturn() { // and what was not listed, too
+		return len(over), &UnavailableError{RetryAfter: storeRetryAfter, Err: errNotWhole}
 	}
 	// A lock is lifted through the index, so what was locked stays in it.
 	if !how.Lock {

@@ -208,13 +208,13 @@ func (k *Keeper) Begin(ctx context.Context, app *App, l Login) (Ticket, error) {
 	if err := k.store.Begin(ctx, t.SID, record); err != nil {
 		return Ticket{}, k.unavailable(ctx, err)
 	}
-	indexes, err := k.register(ctx, app, s, l)
+	again, err := k.register(ctx, app, s, l)
 	if err != nil {
 		// Nobody holds the ticket; the record must not stay behind it.
 		k.End(context.WithoutCancel(ctx), app, t.SID, ReasonRevoked)
 		return Ticket{}, err
 	}
-	k.begun(t.SID, record, indexes)
+	k.begun(app, t.SID, record, again)
 	k.seen.written.Set(t.SID, now)
 	k.metrics.begun.WithLabelValues(app.Name).Inc()
 	k.audit("session begun", app, t.SID, slog.Uint64("generation", t.Generation))
@@ -243,6 +243,10 @@ func (k *Keeper) end(ctx context.Context, app *App, sid SID, reason Reason, lock
 		k.cache.hear(store.Event{SID: sid, Ended: true}, k.now())
 	case store.Foreign:
 		return false, k.alarm(app, sid, "record_format")
+	case store.None:
+		if k.mayReturn() {
+			return false, &UnavailableError{RetryAfter: storeRetryAfter, Err: errNotWhole}
+		}
 	}
 	return false, nil
 }
