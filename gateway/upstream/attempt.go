@@ -6,7 +6,6 @@ import (
 	"net/http"
 	"net/http/httptrace"
 	"runtime"
-	"strings"
 	"sync/atomic"
 	"time"
 )
@@ -19,6 +18,7 @@ var errGivenBack = errors.New("refused by the upstream, and not to be sent again
 // connections to it.
 type attempt struct {
 	h2c    bool
+	method string
 	safe   bool // it may be sent once more
 	body   *keptOpen
 	cancel func() // the request
@@ -79,20 +79,29 @@ func (y *attempt) gotConn(info httptrace.GotConnInfo) {
 	if y.unsent && y.body != nil {
 		y.body.locked.Store(true)
 	}
+	if y.method == http.MethodHead && y.conn != nil && !y.unsent {
+		y.conn.last.Store(true) // net/http offers it again before it tells of the answer
+	}
 }
 
 // last reports whether an answer over HTTP/1.1 is to be the last of its connection,
 // though net/http would use it again: the answer has begun before its request had
-// ended, or it has no body and names one. See [Exchange].
+// ended, or it has no body and one may follow. See [Exchange].
 func (y *attempt) last(res *http.Response) bool {
 	switch {
 	case y.conn == nil || res.StatusCode == http.StatusSwitchingProtocols:
 		return false
 	case y.body != nil && !y.body.ended.Load():
 		return true
-	case res.StatusCode == http.StatusNoContent:
-		length := res.Header["Content-Length"]
-		return len(res.TransferEncoding) > 0 || len(length) > 0 && strings.Trim(length[0], "0") != ""
+	case y.method == http.MethodHead || res.StatusCode == http.StatusNoContent || res.StatusCode == http.StatusNotModified:
+		length := int64(-1)
+		if lines := res.Header["Content-Length"]; len(lines) > 0 {
+			var err error
+			if length, err = parseLength(lines[0]); err != nil {
+				return true
+			}
+		}
+		return mayFollow(y.method, len(res.TransferEncoding) > 0, length)
 	}
 	return false
 }

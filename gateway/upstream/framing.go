@@ -82,12 +82,11 @@ func (h *Head) framing(method string) (f framed, err error) {
 	case h.Status < 200 && (chunked || f.length > 0):
 		// Not to be sent, either, and who sends it, too, has sent two answers.
 		return f, errBodyless
-	case h.Status == http.StatusNoContent && (chunked || f.length > 0):
-		// RFC 9110 section 8.6, RFC 9112 section 6.1: not to be sent. Who names a body
-		// all the same may send it, too, if only after the next request is under way.
-		f.by, f.keep = byNothing, false
-	case method == http.MethodHead || h.Status < 200 || h.Status == http.StatusNoContent || h.Status == http.StatusNotModified:
+	case h.Status < 200:
 		f.by = byNothing
+	case method == http.MethodHead || h.Status == http.StatusNoContent || h.Status == http.StatusNotModified:
+		f.by = byNothing
+		f.keep = f.keep && !mayFollow(method, chunked, f.length)
 	case chunked:
 		f.by = byChunks
 	case f.length == 0:
@@ -98,6 +97,14 @@ func (h *Head) framing(method string) (f framed, err error) {
 		f.by, f.keep = byClose, false
 	}
 	return f, nil
+}
+
+// mayFollow reports whether a body may come though an answer has none: its header
+// names one, or, where the method is HEAD, leaves it to be thought of. There are
+// servers that send it, if only when the next request is under way, and it may look
+// like an answer. length is -1 if there is none.
+func mayFollow(method string, chunked bool, length int64) bool {
+	return chunked || length > 0 || length < 0 && method == http.MethodHead
 }
 
 // parseLength reads a Content-Length: digits alone.

@@ -72,7 +72,7 @@ func (p *Pool) roundTrip(r *http.Request) (res *http.Response, err error) {
 		u := *r.URL
 		u.Scheme, u.Host = a.url.Scheme, a.url.Host
 		ctx, cancel := context.WithCancel(r.Context())
-		y := &attempt{h2c: p.o.Protocol == protocolH2C, safe: !hasBody && safe(r.Method), cancel: cancel}
+		y := &attempt{h2c: p.o.Protocol == protocolH2C, method: r.Method, safe: !hasBody && safe(r.Method), cancel: cancel}
 		out := r.WithContext(httptrace.WithClientTrace(ctx, y.trace()))
 		out.URL, out.GetBody = &u, nil // or it would be sent again
 		if hasBody {

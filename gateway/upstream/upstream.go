@@ -16,7 +16,8 @@
 // connection is kept only if both messages have ended where their framing says
 // and nothing is left on it, and used again only if nothing has come since. Nor is
 // one kept whose answer began before its request had ended: upstreams that don't read
-// the rest of a request take it for another.
+// the rest of a request take it for another; or whose answer has no body, to HEAD for
+// one, and yet names it: it may come later, and be taken for the next answer.
 //
 // TLS and HTTP/2 are net/http's business: [Pool.RoundTrip]. It is held to the same
 // in what may be the next user's: how often a request is sent, also over HTTP/2, and
