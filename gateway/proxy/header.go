@@ -49,19 +49,24 @@ func ours(folded []byte) bool {
 
 // believed reports a header by which well-known proxies tell an upstream who
 // the caller is or what was asked for, or that a server makes something of by
-// itself (Proxy, which CGI makes HTTP_PROXY of; X-Middleware-Subrequest, by which
-// Next.js knows a request that it has checked). Upstreams that trust one of them
-// trust it from any peer, and the gateway is the peer.
+// itself (Proxy, which CGI makes HTTP_PROXY of; X-Middleware-Subrequest and its
+// kind, by which Next.js knows a request that it has checked). Upstreams that trust
+// one of them trust it from any peer, and the gateway is the peer.
 func believed(folded []byte) bool {
 	switch string(folded) {
 	case "proxy-authorization", "remote-user", "remote-groups", "remote-email", "remote-name",
-		"x-auth-user", "x-authenticated-user", "x-authenticated-userid", "x-authenticated-groups", "x-authenticated-scope", "x-verified-user",
-		"x-rewrite-url", "x-client-ip", "x-cluster-client-ip", "client-ip", "true-client-ip", "cf-connecting-ip", "cf-connecting-ipv6", "fastly-client-ip",
-		"x-client-cert", "client-cert", "client-cert-chain", "x-client-dn", "x-client-verify",
+		// Not x-auth-token, which is what clients themselves show to some.
+		"x-auth-user", "x-auth-username", "x-auth-userid", "x-auth-subject", "x-auth-email", "x-auth-name", "x-auth-groups", "x-auth-roles", "x-auth-audience", "x-auth-expiresin",
+		"x-verified-user", "teleport-jwt-assertion",
+		"x-rewrite-url", "x-client-ip", "x-cluster-client-ip", "client-ip", "true-client-ip", "cf-connecting-ip", "cf-connecting-ipv6", "cf-pseudo-ipv4", "fastly-client-ip",
+		"forwarded-for", "forwarded-for-ip", "x-forward-for", "x-vercel-forwarded-for",
+		"client-cert", "client-cert-chain", "x-client-dn", "x-client-verify",
 		"x-originating-ip", "x-host", "x-http-host-override", "x-http-destinationurl", "x-url-scheme", "x-scheme", "front-end-https",
 		"x-userinfo", "x-id-token", "x-jwt-assertion", "x-anonymous-consumer",
 		"fly-client-ip", "do-connecting-ip", "incap-client-ip", "x-sucuri-clientip", "x-nf-client-connection-ip", "x-proxyuser-ip", "proxy-client-ip", "x-azure-clientip", "x-azure-socketip", "x-azure-fdid",
-		"x-middleware-subrequest", "x-middleware-subrequest-id", "proxy",
+		// Not x-middleware-prefetch, which is the browser's.
+		"x-middleware-subrequest", "x-middleware-subrequest-id", "x-middleware-rewrite", "x-middleware-redirect", "x-middleware-next", "x-middleware-skip", "x-middleware-override-headers", "x-middleware-set-cookie",
+		"x-matched-path", "proxy",
 		"early-data", "http2-settings", "cookie2",
 		// Other spellings alone come here: these themselves are the framing's, or pass.
 		"transfer-encoding", "content-length", "content-type", "sec-fetch-site", "sec-fetch-mode", "sec-fetch-dest":
@@ -80,7 +85,7 @@ var believedFamilies = func() (t [256][]string) {
 	for _, prefix := range []string{
 		"x-original-", "x-remote-", "x-webauth-", "x-amzn-", "x-ms-client-principal", "x-ms-token-", "x-goog-authenticated-user-", "x-goog-iap-", "x-appengine-",
 		"x-ssl-", "x-tls-client-", "ssl-client-", "x-envoy-", "x-endpoint-api-userinfo", "x-apigateway-api-userinfo", "x-arr-", "x-vouch-", "cf-access-", "cloudfront-viewer-",
-		"x-authentik-", "x-authelia-", "x-pomerium-", "x-consumer-", "x-credential-", "x-token-user-", "x-token-subject", "oidc-", "shib-", "mellon-", "iv-", "sm-", "wl-proxy-", "l5d-", "tailscale-user-",
+		"x-authentik-", "x-authelia-", "x-authenticated-", "x-client-cert", "x-invoke-", "x-pomerium-", "x-consumer-", "x-credential-", "x-token-user-", "x-token-subject", "oidc-", "shib-", "mellon-", "iv-", "sm-", "wl-proxy-", "l5d-", "tailscale-user-",
 	} {
 		f := family([]byte(prefix))
 		t[f] = append(t[f], prefix)

@@ -58,6 +58,8 @@ var trusted = []string{
 	"X-Webauth-Email", "X-Webauth-Role", "X-Remote-Group", "X-Remote-Extra-Scopes", "Shib-Session-Id", "Iv-User", "Iv-Groups", "Sm-User", "Sm-Universalid", "Mellon-Name-Id", "X-Token-Subject", "X-Token-User-Email",
 	"X-Original-Proto", "X-Original-Path", "X-Arr-Ssl", "X-Tls-Client-Cert", "L5d-Client-Id", "X-Appengine-Inbound-Appid", "X-Apigateway-Api-Userinfo", "X-Ms-Token-Aad-Id-Token", "Oidc-Groups", "X-Middleware-Subrequest",
 	"Wl-Proxy-Client-Ip", "Wl-Proxy-Ssl", "Proxy-Client-Ip", "Incap-Client-Ip", "X-Sucuri-Clientip", "X-Nf-Client-Connection-Ip", "Cloudfront-Viewer-Address", "Do-Connecting-Ip", "X-Azure-Fdid", "Cf-Connecting-Ipv6", "X-Proxyuser-Ip", "X-Verified-User", "X-Auth-User", "X-Authelia-User",
+	"Forwarded-For", "X-Forward-For", "Cf-Pseudo-Ipv4", "X-Vercel-Forwarded-For", "X-Client-Cert-Subject", "X-Client-Cert-Chain-Verified", "X-Auth-Username", "X-Auth-Userid", "X-Auth-Subject", "X-Auth-Email", "X-Auth-Name", "X-Auth-Groups", "X-Auth-Roles",
+	"X-Authenticated-Email", "X-Middleware-Rewrite", "X-Middleware-Next", "X-Matched-Path", "X-Invoke-Path", "Teleport-Jwt-Assertion",
 	"X-Bff", "X-Bff-User", "X-Bff-Local-Key", "X-Bff-Background", "Dpop", "Proxy-Authorization", "Early-Data", "Secure-Session-Response",
 }
 
