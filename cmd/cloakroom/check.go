@@ -106,8 +106,11 @@ const onlineTimeout = 15 * time.Second
 
 // online asks Redis and every provider, one after the other.
 func (s *service) online(cfg *config.Config) []finding {
-	out := askRedis(s.store, cfg)
-	for _, p := range s.providers {
+	return append(askRedis(s.store, cfg), askProviders(s.providers)...)
+}
+
+func askProviders(providers []appProvider) (out []finding) {
+	for _, p := range providers {
 		f := finding{Subject: "provider of " + p.app, Status: statusOK, Detail: "its metadata can be read"}
 		ctx, cancel := context.WithTimeout(context.Background(), onlineTimeout)
 		if err := p.provider.Discover(ctx); err != nil {
@@ -115,6 +118,9 @@ func (s *service) online(cfg *config.Config) []finding {
 		}
 		cancel()
 		out = append(out, f)
+		for _, d := range p.provider.Doubts() {
+			out = append(out, finding{f.Subject, statusWarning, d})
+		}
 	}
 	return out
 }

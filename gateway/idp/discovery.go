@@ -24,6 +24,8 @@ type metadata struct {
 	issParameter bool
 	// algorithms are those that ID tokens may be signed with.
 	algorithms []string
+	// doubts are Provider.Doubts.
+	doubts []string
 }
 
 func (p *Provider) fetchMetadata(ctx context.Context) (*metadata, error) {
@@ -35,7 +37,14 @@ func (p *Provider) fetchMetadata(ctx context.Context) (*metadata, error) {
 	if !a.isJSON() {
 		return nil, fmt.Errorf("%s: %w: the answer is not application/json", opDiscovery, ErrRejected)
 	}
-	return p.parseMetadata(a.body)
+	m, err := p.parseMetadata(a.body)
+	if err != nil {
+		return nil, err
+	}
+	for _, d := range m.doubts {
+		p.cfg.Log.Warn("identity provider: its metadata don't go with this gateway", "issuer", p.cfg.Issuer, "doubt", d)
+	}
+	return m, nil
 }
 
 func (p *Provider) parseMetadata(body []byte) (*metadata, error) {
@@ -94,7 +103,25 @@ func (p *Provider) parseMetadata(body []byte) (*metadata, error) {
 			return nil, fmt.Errorf("%s: %w: %s holds no algorithm that is accepted here", opDiscovery, ErrRejected, algs)
 		}
 	}
+	m.doubts = p.doubts(o)
 	return m, nil
+}
+
+// doubts are about what is sent all the same: metadata are no more than what a
+// provider says of itself, and many leave something out.
+func (p *Provider) doubts(o strictjson.Object) (all []string) {
+	// RFC 9700 section 2.1.1: the metadata are how support for PKCE is told.
+	if methods, _ := o.Strings("code_challenge_methods_supported"); !slices.Contains(methods, "S256") {
+		all = append(all, "code_challenge_methods_supported doesn't name S256: it may not check the PKCE that each login has (RFC 7636)")
+	}
+	const auth = "token_endpoint_auth_methods_supported" // not there: client_secret_basic, among others
+	if methods, ok := o.Strings(auth); o.Has(auth) && (!ok || !slices.Contains(methods, p.cfg.ClientAuth)) {
+		all = append(all, auth+" doesn't name the client_auth that is configured, "+p.cfg.ClientAuth)
+	}
+	if string(o["require_pushed_authorization_requests"]) == "true" {
+		all = append(all, "require_pushed_authorization_requests is true: logins aren't pushed here (RFC 9126), so it will refuse them")
+	}
+	return all
 }
 
 // addQuery returns raw with params in its query, in place of any of the same

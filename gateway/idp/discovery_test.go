@@ -81,6 +81,52 @@ func TestDiscovery(t *testing.T) {
 	}
 }
 
+// AZ-2, AZ-9: what a provider says that doesn't go with what is sent here is told.
+func TestDoubts(t *testing.T) {
+	for _, row := range []struct {
+		name  string
+		more  map[string]any
+		wants []string
+	}{
+		{"none", nil, nil},
+		{"PKCE not named", map[string]any{"code_challenge_methods_supported": nil}, []string{"S256"}},
+		{"PKCE plain", map[string]any{"code_challenge_methods_supported": []string{"plain"}}, []string{"S256"}},
+		{"PKCE a text", map[string]any{"code_challenge_methods_supported": "S256"}, []string{"S256"}},
+		{"pushed requests allowed", map[string]any{"require_pushed_authorization_requests": false}, nil},
+		{"pushed requests only", map[string]any{"require_pushed_authorization_requests": true}, []string{"RFC 9126"}},
+		{"client authentication not named", map[string]any{"token_endpoint_auth_methods_supported": nil}, nil},
+		{"another client authentication", map[string]any{"token_endpoint_auth_methods_supported": []string{"private_key_jwt"}}, []string{"client_secret_basic"}},
+		{"all", map[string]any{"code_challenge_methods_supported": []string{}, "require_pushed_authorization_requests": true,
+			"token_endpoint_auth_methods_supported": []string{}}, []string{"S256", "client_secret_basic", "RFC 9126"}},
+	} {
+		t.Run(row.name, func(t *testing.T) {
+			f := newFake(t)
+			f.metadata["code_challenge_methods_supported"] = []string{"plain", "S256"}
+			f.metadata["token_endpoint_auth_methods_supported"] = []string{"client_secret_post", "client_secret_basic"}
+			for name, v := range row.more {
+				f.metadata[name] = v
+			}
+			p := f.provider()
+			if got := p.Doubts(); got != nil {
+				t.Errorf("before anything is known: %q", got)
+			}
+			wantKind(t, p.Discover(context.Background()), nil)
+			got := p.Doubts()
+			if len(got) != len(row.wants) {
+				t.Fatalf("%q, want %q", got, row.wants)
+			}
+			for i, want := range row.wants {
+				if !strings.Contains(got[i], want) || !strings.Contains(f.log.String(), want) {
+					t.Errorf("%q, want %q; log %s", got[i], want, f.log)
+				}
+			}
+			if len(row.wants) == 0 && f.log.String() != "" {
+				t.Errorf("log %s", f.log)
+			}
+		})
+	}
+}
+
 func TestDiscoveryOfHTTPSIssuerRefusesLoopbackHTTP(t *testing.T) {
 	// L-16: a provider on the network that points at our own loopback.
 	f := newFake(t)

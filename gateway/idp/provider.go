@@ -240,6 +240,18 @@ func (p *Provider) Discover(ctx context.Context) error {
 	return err
 }
 
+// Doubts are what the provider's metadata, as last fetched, say that doesn't go with
+// what is sent to it: in words, for the operator. They keep no login from being
+// tried. Nil where nothing is known yet.
+func (p *Provider) Doubts() []string {
+	p.metadata.mu.Lock()
+	defer p.metadata.mu.Unlock()
+	if p.metadata.value == nil {
+		return nil
+	}
+	return p.metadata.value.doubts
+}
+
 // Origin is the issuer's scheme and host.
 func (p *Provider) Origin() string { return p.origin.Scheme + "://" + p.origin.Host }
 
