@@ -47,7 +47,7 @@ func (x *exchange) forwardDirect(pool *upstream.Pool) error {
 	h := x.w.Header()
 	x.incoming(h, d.Head.Fields)
 	if x.call.Private {
-		keepPrivate(h)
+		keepPrivate(h, d.Head.Fields)
 	}
 	if d.Chunked() {
 		for i := range d.Head.Fields {
@@ -122,10 +122,14 @@ func (x *exchange) Unblock() {
 	_ = http.NewResponseController(x.w).SetReadDeadline(time.Now().Add(unblockAfter))
 }
 
-// abort ends the exchange, whichever way it goes.
+// abort ends the exchange, whichever way it goes. x.mu is held.
 func (x *exchange) abort() {
 	x.direct.Abort()
-	if x.cancel != nil {
-		x.cancel()
+	switch {
+	case x.cancel == nil:
+	case x.late:
+		x.cancel(upstream.ErrTimeout) // counts against the address
+	default:
+		x.cancel(nil)
 	}
 }

@@ -30,7 +30,7 @@ type exchange struct {
 	watched bool              // somebody listens for the end
 	unwatch [2]func() bool    // stop the listening
 	over    chan struct{}     // closed when Forward returns; nil: nobody listens
-	cancel  func()            // ends the request to an http.RoundTripper; nil: direct
+	cancel  func(error)       // ends the request to an http.RoundTripper; nil: direct
 	conn    net.Conn          // that carries an upgrade through one
 
 	mu      sync.Mutex

@@ -34,8 +34,8 @@ type relay struct {
 // forwardRelayed forwards through an http.RoundTripper.
 func (x *exchange) forwardRelayed() error {
 	y := &relay{x: x}
-	ctx, cancel := context.WithCancel(x.in.Context())
-	defer cancel()
+	ctx, cancel := context.WithCancelCause(x.in.Context())
+	defer cancel(nil)
 	x.cancel = cancel
 	x.Slow()
 	defer x.unwatchAll()
@@ -71,7 +71,7 @@ func (x *exchange) forwardRelayed() error {
 	h := x.w.Header()
 	x.incoming(h, fields)
 	if x.call.Private {
-		keepPrivate(h)
+		keepPrivate(h, fields)
 	}
 	names := make([]string, 0, len(res.Trailer))
 	for name := range res.Trailer {

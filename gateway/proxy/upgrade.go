@@ -132,7 +132,7 @@ func (x *exchange) tunnel(up side, fields []upstream.Field) error {
 	// nothing for as long as this lasts.
 	x.unwatchAll()
 	if x.cancel != nil {
-		x.cancel()
+		x.cancel(nil)
 	}
 	ctx, ended, log := x.in.Context(), x.call.Ended, x.proxy.cfg.Log
 	x.call, x.conn, x.direct.Fields, x.direct.Head = Call{}, nil, nil, upstream.Head{}

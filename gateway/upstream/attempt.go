@@ -1,6 +1,7 @@
 package upstream
 
 import (
+	"context"
 	"crypto/tls"
 	"errors"
 	"net/http"
@@ -28,16 +29,19 @@ type attempt struct {
 	got    bool      // one
 	http2  bool      // which speaks that
 	spent  bool      // it was sent as often as it may be
-	conn   *observed // over HTTP/1.1
-	unsent bool      // that one was closed before it was used
+	conn   *observed // that one
+	reads  uint64    // what had come on it by then
+	unsent bool      // it was closed before it was used
 
-	sent atomic.Int32 // how often, over HTTP/2
+	dialing atomic.Bool  // a connection is opened for it
+	sent    atomic.Int32 // how often, over HTTP/2
 }
 
 // trace tells y alone.
 func (y *attempt) trace() *httptrace.ClientTrace {
 	return &httptrace.ClientTrace{
 		GetConn:      func(string) { y.wanted = true },
+		ConnectStart: func(string, string) { y.dialing.Store(true) },
 		GotConn:      y.gotConn,
 		WroteHeaders: func() { y.sent.Add(1) },
 	}
@@ -64,11 +68,13 @@ func (y *attempt) gotConn(info httptrace.GotConnInfo) {
 	if ok {
 		under = c.NetConn()
 	}
+	if y.conn, _ = under.(*observed); y.conn != nil {
+		y.reads = y.conn.reads.Load()
+	}
 	if y.h2c || ok && c.ConnectionState().NegotiatedProtocol == "h2" {
-		y.http2, y.conn = true, nil
+		y.http2 = true
 		return
 	}
-	y.conn, _ = under.(*observed)
 	y.unsent = false
 	switch {
 	case y.spent:
@@ -84,12 +90,33 @@ func (y *attempt) gotConn(info httptrace.GotConnInfo) {
 	}
 }
 
+// late reports whether the time has run out, and by nobody's fault but the upstream's.
+func (y *attempt) late(ctx context.Context) bool {
+	switch {
+	case context.Cause(ctx) != ErrTimeout:
+		return false
+	case !y.got:
+		return y.dialing.Load() // or it has waited for others' connections
+	case y.body != nil && !y.body.ended.Load():
+		return false
+	}
+	return true
+}
+
+// doubt doubts a connection of HTTP/2 on which nothing has come since the request was
+// sent.
+func (y *attempt) doubt() {
+	if y.http2 && y.conn != nil && y.conn.reads.Load() == y.reads {
+		y.conn.doubt()
+	}
+}
+
 // last reports whether an answer over HTTP/1.1 is to be the last of its connection,
 // though net/http would use it again: the answer has begun before its request had
 // ended, or it has no body and one may follow. See [Exchange].
 func (y *attempt) last(res *http.Response) bool {
 	switch {
-	case y.conn == nil || res.StatusCode == http.StatusSwitchingProtocols:
+	case y.conn == nil || y.http2 || res.StatusCode == http.StatusSwitchingProtocols:
 		return false
 	case y.body != nil && !y.body.ended.Load():
 		return true

@@ -18,6 +18,7 @@ const (
 	frameHeaders   = 0x1
 	frameReset     = 0x3
 	frameSettings  = 0x4
+	framePing      = 0x6
 	frameGoAway    = 0x7
 	protocolError  = 0x1
 	internalError  = 0x2
@@ -51,10 +52,13 @@ func serveH2C(t *testing.T, answer func(n int64, stream uint32, c net.Conn) bool
 				return
 			}
 			size := int64(head[0])<<16 | int64(head[1])<<8 | int64(head[2])
-			if _, err := io.CopyN(io.Discard, c, size); err != nil {
+			payload := make([]byte, size)
+			if _, err := io.ReadFull(c, payload); err != nil {
 				return
 			}
 			switch {
+			case head[3] == framePing && head[4]&flagAck == 0:
+				c.Write(frame(framePing, flagAck, 0, payload))
 			case head[3] == frameSettings && head[4]&flagAck == 0:
 				c.Write(frame(frameSettings, flagAck, 0, nil))
 			case head[3] == frameHeaders:

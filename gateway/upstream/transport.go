@@ -84,6 +84,9 @@ func (p *Pool) roundTrip(r *http.Request) (res *http.Response, err error) {
 		if err == nil {
 			a.succeed()
 			res.Request = r
+			if y.http2 && y.conn != nil {
+				y.conn.doubted.Store(false)
+			}
 			counted := &countedBody{ReadCloser: res.Body, a: a, cancel: cancel}
 			if y.last(res) {
 				y.conn.last.Store(true)
@@ -96,6 +99,11 @@ func (p *Pool) roundTrip(r *http.Request) (res *http.Response, err error) {
 		cancel()
 		if y.spent {
 			err = errGivenBack
+		}
+		if y.late(r.Context()) {
+			y.doubt()
+			a.fail(ErrTimeout, !y.got)
+			return nil, ErrTimeout
 		}
 		if r.Context().Err() != nil || hasBody && y.body.failed.Load() || !y.wanted {
 			return nil, err // by no fault of the address
@@ -120,23 +128,46 @@ func dialObserved(o *Options) func(context.Context, string, string) (net.Conn, e
 		if err != nil {
 			return nil, err
 		}
-		return &observed{Conn: c}, nil
+		return &observed{Conn: c, patience: o.DialTimeout}, nil
 	}
 }
 
 // observed is a connection below net/http's.
 type observed struct {
 	net.Conn
-	waiting atomic.Bool // a Read is under way
-	closed  atomic.Bool
-	last    atomic.Bool // nobody may be answered over it any more
+	patience time.Duration // with one that is doubted
+	waiting  atomic.Bool   // a Read is under way
+	closed   atomic.Bool
+	last     atomic.Bool   // nobody may be answered over it any more
+	reads    atomic.Uint64 // that brought something
+	doubted  atomic.Bool   // and not answered over since
 }
 
 func (c *observed) Read(p []byte) (int, error) {
 	c.waiting.Store(true)
 	n, err := c.Conn.Read(p)
 	c.waiting.Store(false)
+	if n > 0 {
+		c.reads.Add(1)
+	}
 	return n, err
+}
+
+// doubt closes a connection of HTTP/2 on which nothing comes any more: its other end
+// may be gone without a word, and all requests would go there until the system finds
+// out, which takes it a quarter of an hour. It is for when a request was cancelled
+// since whose sending nothing has come: then net/http sends a PING, to which the
+// other end answers if it lives, but not another one until there was an answer.
+func (c *observed) doubt() {
+	if c.doubted.Swap(true) {
+		return
+	}
+	before := c.reads.Load()
+	time.AfterFunc(c.patience, func() {
+		if c.reads.Load() == before {
+			c.Close()
+		}
+	})
 }
 
 func (c *observed) Close() error {

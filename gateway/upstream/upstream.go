@@ -28,7 +28,9 @@
 // Of two addresses drawn at random, the one with fewer requests under way gets
 // the next. One that can't be connected to, or that resets or lets run out
 // three requests in a row, is left out for a second, then two, four, up to 30;
-// never the last one. A connection that can't be opened, or that TLS can't be agreed
+// never the last one. Over HTTP/2, where all requests share a connection, one on which
+// nothing has come since a request that ran out was sent, nor does for a while longer,
+// is closed. A connection that can't be opened, or that TLS can't be agreed
 // on, costs nobody an answer while another address is left: nothing was sent, so any
 // request may go there.
 package upstream
@@ -127,7 +129,9 @@ func (p *Pool) Direct() bool {
 }
 
 // RoundTrip sends r to one of the addresses, whatever host its URL names, with
-// that address as its Host unless r has its own. See [http.RoundTripper].
+// that address as its Host unless r has its own. See [http.RoundTripper]. If r's
+// context ends by cause of [ErrTimeout], and the upstream alone was waited for, that
+// counts as the address's failure.
 func (p *Pool) RoundTrip(r *http.Request) (*http.Response, error) {
 	return p.roundTrip(r)
 }
