@@ -5,6 +5,8 @@ import (
 	"net/http"
 	"slices"
 	"strings"
+
+	"github.com/cloakroom/cloakroom/gateway/upstream"
 )
 
 // foldBuffer is longer than any name that is known.
@@ -225,9 +227,19 @@ func NoStore(h http.Header) {
 // which nobody may share an answer that doesn't say so (RFC 9111 section 3.5).
 // Who stands between the browser and the gateway has seen no such header, and a
 // cookie means nothing to a cache: it would keep an answer with a mere max-age,
-// or a date, for the next person.
-func keepPrivate(h http.Header) {
-	for directive := range tokens(h["Cache-Control"]) {
+// or a date, for the next person. Who heeds a field of fields that is for some
+// caches alone (RFC 9213) heeds nothing but that.
+func keepPrivate(h http.Header, fields []upstream.Field) {
+	private(h, "Cache-Control")
+	for i := range fields {
+		if name := fields[i].Name; strings.HasSuffix(name, "-Cache-Control") && h[name] != nil {
+			private(h, name)
+		}
+	}
+}
+
+func private(h http.Header, name string) {
+	for directive := range tokens(h[name]) {
 		name, _, argument := strings.Cut(directive, "=")
 		switch strings.ToLower(name) {
 		case "public", "s-maxage", "no-store":
@@ -238,5 +250,5 @@ func keepPrivate(h http.Header) {
 			}
 		}
 	}
-	h["Cache-Control"] = append(h["Cache-Control"], "private")
+	h[name] = append(h[name], "private")
 }

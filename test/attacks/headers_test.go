@@ -437,3 +437,28 @@ func TestG(t *testing.T) {
 		}
 	})
 }
+
+// targetedRow is K's.
+func targetedRow(a *arena) {
+	a.row("K-20_targeted_fields", func(c *row) {
+		// Who heeds one of RFC 9213's doesn't look at Cache-Control. In it, too, an answer
+		// to a request with Authorization is for all only if it says so.
+		for i, test := range []struct{ name, sent, want string }{
+			{"CDN-Cache-Control", "max-age=600", "max-age=600, private"}, {"Cloudflare-CDN-Cache-Control", "max-age=600", "max-age=600, private"}, {"cdn-cache-control", "no-cache", "no-cache, private"},
+			{"CDN-Cache-Control", "public, max-age=600", "public, max-age=600"}, {"CDN-Cache-Control", "s-maxage=600", "s-maxage=600"}, {"CDN-Cache-Control", "private", "private"}, {"CDN-Cache-Control", "no-store", "no-store"},
+			{"CDN-Cache-Control", "must-revalidate\r\nCDN-Cache-Control: max-age=5", "must-revalidate, max-age=5, private"},
+		} {
+			name := fmt.Sprintf("targeted%d", i)
+			c.up.teach(name, wire("HTTP/1.1 200 OK\r\nCache-Control: public, max-age=0\r\n"+test.name+": "+test.sent+"\r\nContent-Length: 2\r\n\r\nok", true))
+			for _, target := range []string{"/app/x", "/maybe/x", "/page/x"} {
+				h := c.send(get(target+"?do="+name, fetched, a.cookie("alice"))).final().Header
+				if got := strings.Join(h.Values(test.name), ", "); got != test.want && h.Get("Cache-Control") != "no-store" { // with a successor
+					c.Errorf("%s: %s: %q became %q, want %q", target, test.name, test.sent, got, test.want)
+				}
+			}
+			if got := c.send(get("/public/x?do="+name, fetched)).final().Header.Values(test.name); strings.Join(got, "\r\n"+test.name+": ") != test.sent { // nobody's
+				c.Errorf("%s: %q became %q", test.name, test.sent, got)
+			}
+		}
+	})
+}

@@ -496,6 +496,7 @@ func TestK(t *testing.T) {
 			}
 		}
 	})
+	targetedRow(a)
 	a.row("K-06_own_pages", func(c *row) {
 		navigation := "Sec-Fetch-Site: same-origin\r\nSec-Fetch-Mode: navigate\r\nSec-Fetch-Dest: document\r\nAccept: text/html\r\n"
 		for _, path := range []string{"/bff/login", "/bff/callback", "/bff/callback?code=x&state=y", "/bff/logged-out", "/bff/nothing", "/page/x", "/bff/token", "/bff/frontchannel-logout?iss=x&sid=y", "/bff/logout"} {
