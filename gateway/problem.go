@@ -170,7 +170,7 @@ func explain(ctx context.Context, err error) *problem {
 		return &problem{code: codeInvalidCredentials, err: err}
 	case errors.Is(err, idp.ErrUnavailable):
 		return &problem{code: codeProviderUnavailable, err: err}
-	case errors.Is(err, idp.ErrRejected):
+	case errors.Is(err, idp.ErrRejected), errors.Is(err, session.ErrTooLarge):
 		return &problem{code: codeLoginFailed, err: err}
 	case errors.Is(err, proxy.ErrAmbiguous):
 		return &problem{code: codeInvalidRequest, detail: "the path has more than one reading", err: err}

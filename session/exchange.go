@@ -221,13 +221,24 @@ func (e *exchange) commit(ctx context.Context, r Refreshed, sent bool) (*view, e
 			k.alarm(app, v.SID, "successor")
 		}
 	}
-	for {
+	for lean := false; ; {
 		s.Generation = ticket.Generation
 		halves := v.split
 		if halves != nil && change.Kind == store.Advance {
 			halves = v.split.succeed()
 		}
 		change.Body = e.keys.pack(app.Name, ticket, &s, body, halves)
+		if len(change.Body) > store.MaxBody {
+			// What came is spent for. A session can do without the newest claims, and
+			// without an ID token, which is a hint to who logs out.
+			k.alarm(app, v.SID, "too_large")
+			if lean {
+				e.revoke(ctx, s.Tokens.Refresh)
+				return nil, e.rejected(ctx, "too_large")
+			}
+			lean, s.Tokens.ID, s.Claims = true, "", v.Claims
+			continue
+		}
 		var asked time.Time
 		answer, ok := e.persist(ctx, func(ctx context.Context) (store.Answer, error) {
 			asked = k.now()

@@ -151,6 +151,10 @@ func (k *Keeper) time() time.Time {
 	return k.now()
 }
 
+// longestLogin is how large a new session may be: half of what can be kept, so that
+// what a refresh brings fits in as well.
+const longestLogin = store.MaxBody / 2
+
 // shared turns times by this process's clock into Redis's, the one clock that
 // all replicas have: which said redis when this one said local. The distance is
 // told by the monotonic clock, since the other may have been set meanwhile.
@@ -166,7 +170,8 @@ func (t Tokens) shared(redis, local time.Time) Tokens {
 // Begin starts a session and returns its first ticket. Its error is an
 // [*EndedError] if the person is locked out, has been logged out at the provider
 // meanwhile, or has begun as many later sessions at the same time as there may be;
-// an [*UnavailableError]; or ctx's. Then nothing has begun that anybody could open.
+// [ErrTooLarge]; an [*UnavailableError]; or ctx's. Then nothing has begun that
+// anybody could open.
 func (k *Keeper) Begin(ctx context.Context, app *App, l Login) (Ticket, error) {
 	t := Ticket{SID: NewSID(), Generation: 1, Secret: newSecret()}
 	now := k.time()
@@ -204,6 +209,9 @@ func (k *Keeper) Begin(ctx context.Context, app *App, l Login) (Ticket, error) {
 		ExpiresAt:  s.ExpiresAt,
 		Remembered: s.Remembered,
 		Body:       keys.pack(app.Name, t, s, sections{{bodyLabel, keys.label(app.Name, t.SID, l)}}, halves),
+	}
+	if len(record.Body) > longestLogin {
+		return Ticket{}, ErrTooLarge
 	}
 	if err := k.store.Begin(ctx, t.SID, record); err != nil {
 		return Ticket{}, k.unavailable(ctx, err)

@@ -221,6 +221,10 @@ type Refreshed struct {
 // cookie is left alone.
 var ErrNoSession = errors.New("session: no session")
 
+// ErrTooLarge means that a login has brought more, in tokens and claims, than a
+// session can hold.
+var ErrTooLarge = errors.New("session: too large to be kept")
+
 // EndedError means that the session is over. The browser has to log in; its
 // cookie is left alone.
 type EndedError struct {

@@ -169,6 +169,9 @@ type Change struct {
 
 // Commit makes a change: OK, Full, Sending, Moved, Ended, None, Foreign.
 func (s *Store) Commit(ctx context.Context, sid [16]byte, c Change) (Answer, error) {
+	if len(c.Body) > MaxBody {
+		return Answer{}, ErrTooLarge
+	}
 	var entry, leads []byte
 	if c.Kind == Advance {
 		entry = c.Predecessor.marshal()

@@ -70,6 +70,12 @@ type Record struct {
 // scripts, in prelude.lua.
 const header = 172
 
+// MaxBody bounds a record's body: what is longer would be read by halves.
+const MaxBody = longest - header
+
+// ErrTooLarge is the error of a body above [MaxBody]. Nothing was written.
+var ErrTooLarge = errors.New("record too large to be read again")
+
 func millis(t time.Time) uint64 {
 	if t.IsZero() {
 		return 0

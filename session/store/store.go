@@ -156,6 +156,9 @@ func (s *Store) observer(operation, result string) prometheus.Observer {
 
 // Begin writes a new session's record, which must not exist.
 func (s *Store) Begin(ctx context.Context, sid [16]byte, r Record) error {
+	if len(r.Body) > MaxBody {
+		return ErrTooLarge
+	}
 	return s.measure(ctx, "begin", func(ctx context.Context) error {
 		err := s.set(ctx, "begin", s.recordKey(sid), r.marshal(), redis.SetArgs{
 			Mode:     "NX",

@@ -122,8 +122,8 @@ func (g *together) fly(ctx context.Context, rdb redis.UniversalClient, w *wanted
 	return value(first)
 }
 
-// longest is how many bytes of a record are read: far above what is written, since
-// a provider's answers have at most 1 MiB. What isn't whole doesn't open.
+// longest is how many bytes of a record are read. What isn't whole doesn't open, so
+// nothing longer is written.
 const longest = 4 << 20
 
 // read is GET, of no more than longest bytes. [value] has its answer.

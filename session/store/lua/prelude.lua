@@ -13,7 +13,7 @@ local ENDED = 2
 local REMEMBERED = 2 -- a flag of a live record; 1 is a tombstone's lock
 local NONE = string.rep('\0', 16)
 local DAY = 86400000
-local LONGEST = 4194304 -- bytes of a value that are read: far above what is written
+local LONGEST = 4194304 -- bytes of a value that are read: nothing longer is written
 
 -- Predecessor entries: generation 8, hash 32, until 8, key id 4, salt 64.
 local ENTRY, ENTRY_UNTIL, ENTRY_KEY = 116, 40, 48
