@@ -101,7 +101,16 @@ func (g *Gateway) passwordLogin(w *response, r *http.Request) error {
 		w.app.policy.Revoke(ctx, login.Tokens.Refresh)
 		return err
 	}
+	handsOut := w.app.Token != TokenOff && w.app.Token != ""
+	var answer tokenAnswer
+	var line string
 	o, err := g.replace(ctx, w, r, t)
+	if err == nil && handsOut {
+		answer, err = g.tokenAnswer(ctx, w.app, o)
+	}
+	if err == nil {
+		line, err = w.app.ticketCookie(t, cookieLife(o))
+	}
 	if err != nil {
 		// Nobody will hold the ticket: take back what it stands for.
 		if err := g.keeper.End(ctx, w.app.policy, t.SID, session.ReasonReplaced); err != nil {
@@ -112,17 +121,13 @@ func (g *Gateway) passwordLogin(w *response, r *http.Request) error {
 		return err
 	}
 	w.sid = t.SID
-	line, err := w.app.ticketCookie(t, cookieLife(o))
-	if err != nil {
-		return err
-	}
 	w.setCookie(line)
-	if w.app.Token == TokenOff || w.app.Token == "" {
+	if !handsOut {
 		hardenOwn(w.Header())
 		w.WriteHeader(http.StatusNoContent)
 		return nil
 	}
-	return g.answerToken(r.Context(), w, o)
+	return answer.write(w)
 }
 
 // replace ends the session that the browser has shown and opens the new one, t.

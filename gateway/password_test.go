@@ -369,3 +369,20 @@ func TestPasswordLoginIsNow(t *testing.T) {
 		})
 	}
 }
+
+// A login whose token can't be had is none: the refusal sets no cookie, and nothing
+// lives on that nobody holds.
+func TestPasswordLoginTokenFails(t *testing.T) {
+	var w *world
+	w = passwordWorld(t, minting(t, &w))
+	w.provider.Change(func(o *gatewaytest.Options) {
+		o.EditIDToken = func(_ gatewaytest.Request, c map[string]any) { c["roles"] = []string{strings.Repeat("r", 20<<10)} }
+	})
+	b := w.browser(w.replica())
+	a := b.post("/bff/login", credentials("carol", carolsPassword))
+	want(t, a, 500, "internal")
+	if lines := a.header.Values("Set-Cookie"); len(lines) != 0 {
+		t.Errorf("%q", lines)
+	}
+	eventually(t, "carol's refresh token is revoked", func() bool { return len(w.provider.Live("")) == 0 })
+}

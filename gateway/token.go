@@ -32,31 +32,41 @@ func (g *Gateway) token(w *response, r *http.Request) error {
 	if err != nil {
 		return err
 	}
-	return g.answerToken(r.Context(), w, o)
-}
-
-// answerToken answers with the session's access token and, where the page has to
-// be told one, the local key.
-func (g *Gateway) answerToken(ctx context.Context, w *response, o session.Opened) error {
-	access, life, err := g.accessToken(w.app, o)
+	answer, err := g.tokenAnswer(r.Context(), w.app, o)
 	if err != nil {
 		return err
 	}
-	if err := g.note(ctx, w.app, o); err != nil {
-		return err
+	return answer.write(w)
+}
+
+// tokenAnswer is what the page gets: the session's access token and, where it has to
+// be told one, the local key.
+type tokenAnswer struct {
+	AccessToken string `json:"access_token"`
+	TokenType   string `json:"token_type"`
+	ExpiresIn   int64  `json:"expires_in"`
+	Scope       string `json:"scope"`
+	LocalKey    string `json:"local_key,omitempty"`
+}
+
+func (g *Gateway) tokenAnswer(ctx context.Context, a *app, o session.Opened) (tokenAnswer, error) {
+	access, life, err := g.accessToken(a, o)
+	if err != nil {
+		return tokenAnswer{}, err
 	}
-	answer := struct {
-		AccessToken string `json:"access_token"`
-		TokenType   string `json:"token_type"`
-		ExpiresIn   int64  `json:"expires_in"`
-		Scope       string `json:"scope"`
-		LocalKey    string `json:"local_key,omitempty"`
-	}{
+	if err := g.note(ctx, a, o); err != nil {
+		return tokenAnswer{}, err
+	}
+	answer := tokenAnswer{
 		AccessToken: access, TokenType: "Bearer", Scope: o.Tokens.Scope, ExpiresIn: max(0, int64(life/time.Second)),
 	}
 	if o.LocalKey != nil {
 		answer.LocalKey = o.LocalKey.Encode()
 	}
+	return answer, nil
+}
+
+func (answer tokenAnswer) write(w *response) error {
 	w.Header().Set("Pragma", "no-cache") // RFC 6749 §5.1, for old caches
 	return writeJSON(w, answer)
 }
