@@ -45,30 +45,61 @@ func asking(t *testing.T, opts gatewaytest.Options, front func(t *testing.T, w *
 	return p, w
 }
 
-// nginx is as deploy/nginx/forward-auth.conf has it.
-func nginx(t *testing.T, w *rig.World, secret string) string {
+// free is an address that nobody listens on just now.
+func free(t *testing.T) string {
 	t.Helper()
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
 	}
-	at := l.Addr().String()
-	l.Close()
-	dir := t.TempDir()
-	conf := deployed(t, "nginx/forward-auth.conf")
-	for _, edit := range [][2]string{
-		{"127.0.0.1:8080", w.Gateways[0].Public},
-		{"127.0.0.1:9000", strings.TrimPrefix(w.Upstream.URL, "http://")},
-		{"443 ssl", at},
-		{"shop.example.com;", "app.test;"},
-		{"    ssl_certificate     shop.example.com.crt;\n", ""},
-		{"    ssl_certificate_key shop.example.com.key;\n", ""},
-	} {
-		if strings.Count(conf, edit[0]) != 1 {
-			t.Fatalf("%q is not in nginx's configuration once", edit[0])
+	defer l.Close()
+	return l.Addr().String()
+}
+
+// edited is a configuration of deploy/, with each text replaced that it has to have
+// once.
+func edited(t *testing.T, name string, edits ...string) string {
+	t.Helper()
+	conf := deployed(t, name)
+	for ; len(edits) > 1; edits = edits[2:] {
+		if strings.Count(conf, edits[0]) != 1 {
+			t.Fatalf("%q is not in %s once", edits[0], name)
 		}
-		conf = strings.Replace(conf, edit[0], edit[1], 1)
+		conf = strings.Replace(conf, edits[0], edits[1], 1)
 	}
+	return conf
+}
+
+// listens starts a proxy, and returns when it takes connections.
+func listens(t *testing.T, at string, cmd *exec.Cmd) {
+	t.Helper()
+	process := rig.Start(t, cmd)
+	rig.Eventually(t, cmd.Path+" listens", func() bool {
+		select {
+		case <-process.Done():
+			t.Fatalf("%s ended:\n%s", cmd.Path, process.Output())
+		default:
+		}
+		conn, err := net.Dial("tcp", at)
+		if err != nil {
+			return false
+		}
+		conn.Close()
+		return true
+	})
+}
+
+// nginx is as deploy/nginx/forward-auth.conf has it.
+func nginx(t *testing.T, w *rig.World, secret string) string {
+	t.Helper()
+	at, dir := free(t), t.TempDir()
+	conf := edited(t, "nginx/forward-auth.conf",
+		"127.0.0.1:8080", w.Gateways[0].Public,
+		"127.0.0.1:9000", strings.TrimPrefix(w.Upstream.URL, "http://"),
+		"443 ssl", at,
+		"shop.example.com;", "app.test;",
+		"    ssl_certificate     shop.example.com.crt;\n", "",
+		"    ssl_certificate_key shop.example.com.key;\n", "")
 	write := func(name, text string) string {
 		path := filepath.Join(dir, name)
 		if err := os.WriteFile(path, []byte(text), 0o600); err != nil {
@@ -88,25 +119,11 @@ client_body_temp_path %[1]s/b; proxy_temp_path %[1]s/p; fastcgi_temp_path %[1]s/
 	if err != nil {
 		name = "/usr/sbin/nginx"
 	}
-	process := rig.Start(t, exec.Command(name, "-c", main, "-p", dir))
-	rig.Eventually(t, "nginx listens", func() bool {
-		select {
-		case <-process.Done():
-			t.Fatalf("nginx ended:\n%s", process.Output())
-		default:
-		}
-		conn, err := net.Dial("tcp", at)
-		if err != nil {
-			return false
-		}
-		conn.Close()
-		return true
-	})
+	listens(t, at, exec.Command(name, "-c", main, "-p", dir))
 	return at
 }
 
-// passesOn asks as Traefik and Caddy do: what refuses a request goes to the browser
-// as it is.
+// passesOn asks as Traefik does: what refuses a request goes to the browser as it is.
 func passesOn(t *testing.T, w *rig.World, secret string) string {
 	t.Helper()
 	rest, wiki := proxyTo(t, "http://"+w.Gateways[0].Public), proxyTo(t, w.Upstream.URL)

@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # Installs what the tests need and a fresh machine lacks: redis-server, nginx,
-# Chromium (Debian and its kin, as root or with sudo) and npm's oidc-provider.
+# Chromium (Debian and its kin, as root or with sudo), npm's oidc-provider and
+# Caddy, which it builds into test/bin since Debian's is too old.
 # It says what it does, and fails if something is still missing at the end.
 set -euo pipefail
 cd "$(dirname "$0")"
@@ -41,6 +42,12 @@ if ! cmp -s provider/package-lock.json "$stamp"; then
 	echo "setup: npm ci in test/provider"
 	npm ci --prefix provider --no-audit --no-fund --ignore-scripts --loglevel=error
 	cp provider/package-lock.json "$stamp"
+fi
+
+caddy=v2.11.9
+if ! go version -m bin/caddy 2>/dev/null | grep -q "mod.*caddy/v2.*$caddy"; then
+	echo "setup: go install caddy $caddy"
+	GOBIN=$PWD/bin GOFLAGS= go install "github.com/caddyserver/caddy/v2/cmd/caddy@$caddy"
 fi
 
 redis-server --version
