@@ -180,6 +180,22 @@ func plainAnswer(s *served) bool {
 	return true
 }
 
+// asks has alice ask the upstream for an answer that it was taught.
+func (c *row) asks(name string) *exchanged {
+	return c.send(get("/app/x?do="+url.QueryEscape(name), fetched, c.cookie("alice")))
+}
+
+// teachBoth adds an answer to the upstream, and to the one over TLS.
+func (a *arena) teachBoth(name string, answer func(*served) (again bool)) {
+	a.up.teach(name, answer)
+	a.tls.teach(name, answer)
+}
+
+// okAnswer is a 200 with these header lines and a body of a told length.
+func okAnswer(header, body string) string {
+	return "HTTP/1.1 200 OK\r\n" + header + fmt.Sprintf("Content-Length: %d\r\n\r\n%s", len(body), body)
+}
+
 // wire is an answer of exactly these bytes.
 func wire(text string, again bool) func(*served) bool {
 	return func(s *served) bool {
