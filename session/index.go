@@ -254,7 +254,7 @@ func (k *Keeper) EndBy(ctx context.Context, app *App, w Whose, how Ending) (ende
 		}
 		k.noticed(indexes[0], how.Notice)
 	}
-	sids, err := k.store.Sessions(ctx, indexes...)
+	sids, err := k.store.EverySession(ctx, indexes...)
 	if err != nil {
 		return 0, k.unavailable(ctx, err)
 	}
@@ -306,14 +306,19 @@ func (k *Keeper) EndBy(ctx context.Context, app *App, w Whose, how Ending) (ende
 // issuedUpTo leaves out the sessions that are known to have begun with a later
 // ID token.
 func (k *Keeper) issuedUpTo(ctx context.Context, app *App, sids [][16]byte, at time.Time) ([][16]byte, error) {
-	records, _, err := k.store.ReadAll(ctx, sids)
-	if err != nil {
-		return nil, k.unavailable(ctx, err)
+	var left [][16]byte
+	for some := range slices.Chunk(sids, 500) { // records are large
+		records, _, err := k.store.ReadAll(ctx, some)
+		if err != nil {
+			return nil, k.unavailable(ctx, err)
+		}
+		for _, sid := range some {
+			if r, ok := records[sid]; !ok || r.Ended || !k.info(app, sid, r).IssuedAt.After(at) {
+				left = append(left, sid)
+			}
+		}
 	}
-	return slices.DeleteFunc(sids, func(sid [16]byte) bool {
-		r, ok := records[sid]
-		return ok && !r.Ended && k.info(app, sid, r).IssuedAt.After(at)
-	}), nil
+	return left, nil
 }
 
 // EndOne ends one session for somebody else than its bearer, and reports whether
@@ -343,7 +348,7 @@ func (k *Keeper) Unlock(ctx context.Context, app *App, w Whose) error {
 	for _, i := range indexes {
 		k.journal.revoke(SID(i))
 	}
-	sids, err := k.store.Sessions(ctx, indexes...)
+	sids, err := k.store.EverySession(ctx, indexes...)
 	if err != nil {
 		return k.unavailable(ctx, err)
 	}

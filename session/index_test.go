@@ -9,6 +9,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/redis/go-redis/v9"
+
 	"github.com/cloakroom/cloakroom/session"
 )
 
@@ -383,5 +385,54 @@ func TestMaxPerUserAtOnce(t *testing.T) {
 			}
 			w.pass(time.Second)
 		}
+	}
+}
+
+// However many sessions a user has had, all that live end, and are listed.
+func TestLongIndex(t *testing.T) {
+	t.Parallel()
+	for name, end := range map[string]session.Ending{
+		"ended":  {Reason: session.ReasonRevoked},
+		"locked": {Reason: session.ReasonRevoked, Lock: true},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			w := newWorld(t)
+			k, c := w.replica(), w.client()
+			first := w.begin(k)
+			key := c.Keys(t.Context(), "cloakroom:i:*").Val()[0]
+			for range 21 { // what has ended otherwise stays until it would have run out
+				var over []redis.Z
+				for range 500 {
+					over = append(over, redis.Z{Score: float64(w.now().Add(time.Hour).UnixMilli()), Member: session.NewSID().String()})
+				}
+				if err := c.ZAdd(t.Context(), key, over...).Err(); err != nil {
+					t.Fatal(err)
+				}
+			}
+			last := w.begin(k)
+			if n, err := k.EndBy(t.Context(), w.app, alice, end); n != 2 || err != nil {
+				t.Errorf("%d ended, %v", n, err)
+			}
+			w.wantEnded(k, last, session.ReasonRevoked)
+			if !end.Lock {
+				if infos, err := k.Sessions(t.Context(), w.app, alice); len(infos) != 0 || err != nil {
+					t.Error(infos, err)
+				}
+				next := w.begin(k)
+				if infos, err := k.Sessions(t.Context(), w.app, alice); len(infos) != 1 || err != nil || infos[0].SID != next.SID {
+					t.Error(infos, err)
+				}
+				return
+			}
+			if err := k.Unlock(t.Context(), w.app, alice); err != nil {
+				t.Fatal(err)
+			}
+			for _, ticket := range []session.Ticket{first, last} {
+				if info, err := k.Info(t.Context(), w.app, ticket.SID); err != nil || info.Locked {
+					t.Error("still locked:", err)
+				}
+			}
+		})
 	}
 }

@@ -27,8 +27,12 @@ var (
 // whoever reads it says so with [Store.Unindex].
 type Index [16]byte
 
-// maxIndexed bounds what is read of one index.
-const maxIndexed = 10_000
+const (
+	// maxIndexed bounds what is listed of one index.
+	maxIndexed = 10_000
+	// indexPage is how much of one is read at a time.
+	indexPage = 1000
+)
 
 func (s *Store) indexKey(i Index) string  { return s.prefix + "i:{" + text(i) + "}" }
 func (s *Store) noticeKey(i Index) string { return s.prefix + "o:{" + text(i) + "}" }
@@ -48,27 +52,69 @@ func (s *Store) Indexed(ctx context.Context, sid [16]byte, expires time.Time, in
 	})
 }
 
-// Sessions lists the sessions of indexes, each once. Some may be gone.
-func (s *Store) Sessions(ctx context.Context, indexes ...Index) (sids [][16]byte, err error) {
-	err = s.measure(ctx, "index", func(ctx context.Context) error {
-		known := map[[16]byte]bool{}
+// Sessions lists the sessions of indexes, each once: of an index of more than
+// 10 000, those that may live longest. Some may be gone.
+func (s *Store) Sessions(ctx context.Context, indexes ...Index) ([][16]byte, error) {
+	var list sidList
+	err := s.measure(ctx, "index", func(ctx context.Context) error {
 		for _, i := range indexes {
-			names, err := s.rdb().ZRange(ctx, s.indexKey(i), 0, maxIndexed-1).Result()
+			names, err := s.rdb().ZRevRange(ctx, s.indexKey(i), 0, maxIndexed-1).Result()
 			if err != nil {
 				return err
 			}
-			for _, name := range names {
-				b, err := base64.RawURLEncoding.DecodeString(name)
-				if err != nil || len(b) != 16 || known[[16]byte(b)] {
-					continue
-				}
-				known[[16]byte(b)] = true
-				sids = append(sids, [16]byte(b))
-			}
+			list.add(names)
 		}
 		return nil
 	})
-	return sids, err
+	return list.sids, err
+}
+
+// EverySession lists all sessions of indexes, each once, that are there from the
+// call's beginning to its end. Some may be gone.
+func (s *Store) EverySession(ctx context.Context, indexes ...Index) ([][16]byte, error) {
+	var list sidList
+	for _, i := range indexes {
+		for cursor := uint64(0); ; {
+			err := s.measure(ctx, "index", func(ctx context.Context) error {
+				pairs, next, err := s.rdb().ZScan(ctx, s.indexKey(i), cursor, "", indexPage).Result()
+				if err != nil {
+					return err
+				}
+				for n := 0; n < len(pairs); n += 2 { // each with its score
+					list.add(pairs[n : n+1])
+				}
+				cursor = next
+				return nil
+			})
+			if err != nil {
+				return nil, err
+			}
+			if cursor == 0 {
+				break
+			}
+		}
+	}
+	return list.sids, nil
+}
+
+// sidList is what an index's members name, each once.
+type sidList struct {
+	sids  [][16]byte
+	known map[[16]byte]bool
+}
+
+func (l *sidList) add(names []string) {
+	if l.known == nil {
+		l.known = map[[16]byte]bool{}
+	}
+	for _, name := range names {
+		b, err := base64.RawURLEncoding.DecodeString(name)
+		if err != nil || len(b) != 16 || l.known[[16]byte(b)] {
+			continue
+		}
+		l.known[[16]byte(b)] = true
+		l.sids = append(l.sids, [16]byte(b))
+	}
 }
 
 // Unindex takes sessions that are gone out of an index.

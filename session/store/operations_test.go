@@ -32,6 +32,10 @@ func testEveryOperation(t *testing.T, f *fixture) {
 	if ok(err); len(all) != len(sids) {
 		t.Errorf("%d sessions in the indexes", len(all))
 	}
+	every, err := f.EverySession(ctx, indexes...)
+	if ok(err); len(every) != len(sids) {
+		t.Errorf("every session: %d in the indexes", len(every))
+	}
 	ok(f.Unindex(ctx, indexes[0], sids[:3]...))
 	records, _, err := f.ReadAll(ctx, append(sids, id(), id()))
 	if ok(err); len(records) != len(sids) {
