@@ -134,7 +134,7 @@ func TestImageBuildMakesAStaticBinary(t *testing.T) {
 		copyTree(t, filepath.Join(rig.Root(), name), filepath.Join(src, name))
 	}
 	build := exec.Command("sh", "-c", strings.ReplaceAll(command, "/out/cloakroom", out))
-	build.Dir = src
+	build.Dir, build.Env = src, append(os.Environ(), "VERSION=v1.2.3")
 	if text, err := build.CombinedOutput(); err != nil {
 		t.Fatalf("%s: %v\n%s", command, err, text)
 	}
@@ -149,7 +149,7 @@ func TestImageBuildMakesAStaticBinary(t *testing.T) {
 		}
 	}
 	text, err := exec.Command(out, "version").Output()
-	if err != nil || len(bytes.TrimSpace(text)) == 0 {
+	if err != nil || !bytes.HasPrefix(text, []byte("cloakroom v1.2.3 ")) {
 		t.Errorf("cloakroom version: %q, %v", text, err)
 	}
 }
