@@ -32,6 +32,8 @@ type address struct {
 	underWay atomic.Int64 // requests
 	failing  atomic.Bool  // there is something to forget at the next success
 	restsTo  atomic.Int64 // Unix nanoseconds; 0: not left out
+	rest     atomic.Int64 // how long that was, nanoseconds
+	tried    atomic.Bool  // a request has gone there since
 
 	mu    sync.Mutex
 	fails int // in a row
@@ -69,6 +71,7 @@ func (a *address) succeed() {
 	}
 	a.fails, a.rests = 0, 0
 	a.failing.Store(false)
+	a.tried.Store(false)
 	a.restsTo.Store(0)
 }
 
@@ -76,6 +79,13 @@ func (a *address) succeed() {
 // needs no second look.
 func (a *address) fail(err error, unopened bool) {
 	a.o.Metrics.failed(a.url.Host, unopened)
+	if a.strike(err, unopened) && !unopened {
+		a.dropIdle() // each would cost a request as much
+	}
+}
+
+// strike reports whether the address is left out from now on.
+func (a *address) strike(err error, unopened bool) bool {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	a.failing.Store(true)
@@ -83,11 +93,13 @@ func (a *address) fail(err error, unopened bool) {
 		a.fails = max(a.fails, strikes)
 	}
 	now := time.Now()
-	if a.fails < strikes || now.UnixNano() < a.restsTo.Load() {
-		return
+	if a.fails < strikes || now.UnixNano() < a.restsTo.Load() && !a.tried.Load() {
+		return false
 	}
 	rest := min(firstRest<<min(a.rests, 10), longestRest)
 	a.rests++
+	a.rest.Store(int64(rest))
+	a.tried.Store(false)
 	a.restsTo.Store(now.Add(rest).UnixNano())
 	if len(a.o.Targets) > 1 {
 		a.o.Metrics.ejected(a.url.Host)
@@ -95,6 +107,17 @@ func (a *address) fail(err error, unopened bool) {
 			a.o.Log.Warn("an upstream's address is left out", slog.String("address", a.url.Host), slog.Duration("for", rest), slog.Any("err", err))
 		}
 	}
+	return true
+}
+
+// try lets one request go to an address whose rest is over, and the others wait for as
+// long again, or for its answer: an address that takes requests and doesn't answer
+// would get as many as the others have.
+func (a *address) try(now int64) *address {
+	if to := a.restsTo.Load(); to != 0 && to <= now && a.restsTo.CompareAndSwap(to, now+a.rest.Load()) {
+		a.tried.Store(true)
+	}
+	return a
 }
 
 // pick returns the address for the next attempt: of those that were not tried
@@ -140,11 +163,11 @@ func (p *Pool) pick(tried []*address) *address {
 	case first == nil:
 		return soonest
 	case second == nil:
-		return first
+		return first.try(now)
 	}
 	l, r := first.underWay.Load(), second.underWay.Load()
 	if r < l || r == l && rand.IntN(2) == 0 {
-		return second
+		return second.try(now)
 	}
-	return first
+	return first.try(now)
 }

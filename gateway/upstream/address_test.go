@@ -137,6 +137,42 @@ func TestAddressesRest(t *testing.T) {
 	}
 }
 
+// An address whose rest is over gets one request, and the others once that is
+// answered: it may take all that it gets, and answer none.
+func TestOneRequestTriesARestedAddress(t *testing.T) {
+	p := newPool(t, Options{}, "a:1", "b:1", "c:1")
+	a := p.addresses[0]
+	chosen := func() (n int) {
+		for range 200 {
+			if p.pick(nil) == a {
+				n++
+			}
+		}
+		return n
+	}
+	rest := func() time.Duration { return time.Until(time.Unix(0, a.restsTo.Load())).Round(100 * time.Millisecond) }
+	for range strikes {
+		a.fail(ErrTimeout, false)
+	}
+	for _, want := range []time.Duration{firstRest, 2 * firstRest, 4 * firstRest} {
+		if rest() != want {
+			t.Errorf("left out for %v; want %v", rest(), want)
+		}
+		a.restsTo.Store(1) // the time is over
+		if n := chosen(); n != 1 || rest() != want {
+			t.Errorf("chosen %d times, and left out for %v more; want once, and %v", n, rest(), want)
+		}
+		a.fail(ErrTimeout, false)
+		a.fail(ErrTimeout, false) // one of before
+	}
+	a.restsTo.Store(1)
+	chosen()
+	a.succeed()
+	if n := chosen(); n < 10 {
+		t.Errorf("chosen %d times of 200 when it is back", n)
+	}
+}
+
 func TestTheLessBusyAddressIsChosen(t *testing.T) {
 	p := newPool(t, Options{}, "a:1", "b:1", "c:1")
 	p.addresses[1].begin()

@@ -16,6 +16,7 @@ type conn struct {
 	look      func(fd uintptr) // peeks, and sets quiet
 	quiet     bool
 	idleSince time.Time
+	idleFor   time.Duration // at most, as the upstream says; 0: it doesn't
 	// What the connection's deadlines are: setting one costs more than all else
 	// that is done before a request is written.
 	readBy, writeBy time.Time
@@ -41,7 +42,7 @@ func (a *address) dial(ctx context.Context) (*conn, error) {
 // open, and nothing has come on it that nobody asked for. Such bytes would be
 // read as the answer to somebody else's request.
 func (c *conn) usable(now time.Time) bool {
-	if now.Sub(c.idleSince) >= c.a.o.IdleTimeout {
+	if idle := now.Sub(c.idleSince); idle >= c.a.o.IdleTimeout || c.idleFor > 0 && idle >= c.idleFor {
 		return false
 	}
 	c.quiet = false
@@ -116,14 +117,22 @@ func (a *address) reap() {
 }
 
 func (a *address) close() {
-	a.transport.CloseIdleConnections()
 	a.idleMu.Lock()
-	idle := a.idle
-	a.idle, a.closed = nil, true
+	a.closed = true
 	if a.reaper != nil {
 		a.reaper.Stop()
 		a.reaper = nil
 	}
+	a.idleMu.Unlock()
+	a.dropIdle()
+}
+
+// dropIdle closes all connections that are idle.
+func (a *address) dropIdle() {
+	a.transport.CloseIdleConnections()
+	a.idleMu.Lock()
+	idle := a.idle
+	a.idle = nil
 	a.idleMu.Unlock()
 	for _, c := range idle {
 		c.Close()
