@@ -32,6 +32,7 @@ type attempt struct {
 	conn   *observed // that one
 	reads  uint64    // what had come on it by then
 	unsent bool      // it was closed before it was used
+	old    bool      // for it had been idle for too long
 
 	dialing atomic.Bool  // a connection is opened for it
 	sent    atomic.Int32 // how often, over HTTP/2
@@ -80,6 +81,10 @@ func (y *attempt) gotConn(info httptrace.GotConnInfo) {
 	case y.spent:
 		info.Conn.Close()
 	case info.Reused && y.conn != nil:
+		if idleFor := time.Duration(y.conn.idleFor.Load()); idleFor > 0 && info.IdleTime >= idleFor {
+			y.old = true
+			y.conn.last.Store(true)
+		}
 		y.unsent = !y.conn.settle()
 	}
 	if y.unsent && y.body != nil {

@@ -52,6 +52,7 @@ func (x *Exchange) finish() {
 	x.mu.Unlock()
 	if c != nil {
 		if x.sound && x.framed.keep && !aborted && x.r == x.w && x.isSent() {
+			c.idleFor = x.framed.idle
 			c.a.keep(c)
 		} else {
 			c.Close()

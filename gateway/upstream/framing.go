@@ -5,6 +5,7 @@ import (
 	"math"
 	"net/http"
 	"strings"
+	"time"
 )
 
 var (
@@ -29,8 +30,9 @@ const (
 // framed is what a head says about what follows it.
 type framed struct {
 	by     framing
-	length int64 // of the body; with byNothing, what the header names; -1: unknown
-	keep   bool  // the connection may carry another request
+	length int64         // of the body; with byNothing, what the header names; -1: unknown
+	keep   bool          // the connection may carry another request
+	idle   time.Duration // before it does, at most; 0: not told
 }
 
 // framing reads how the body of an answer is framed (RFC 9112 section 6.3). Whatever could be read in two ways is an error.
@@ -58,6 +60,8 @@ func (h *Head) framing(method string) (f framed, err error) {
 					f.keep = false
 				}
 			}
+		case "Keep-Alive":
+			f.idle = keepAlive(field.Value)
 		case "Www-Authenticate":
 			// These authenticate the connection, and it would be another user's
 			// next (RFC 4559 section 6).
@@ -97,6 +101,20 @@ func (h *Head) framing(method string) (f framed, err error) {
 		f.by, f.keep = byClose, false
 	}
 	return f, nil
+}
+
+// keepAlive returns how long an unused connection is good for, by an upstream that
+// says when it will close it (Keep-Alive: timeout=5): not as long, or a request that
+// may not be sent twice could meet the end of it. 0: it says nothing.
+func keepAlive(value string) time.Duration {
+	for param := range strings.SplitSeq(value, ",") {
+		name, digits, _ := strings.Cut(strings.Trim(param, " \t"), "=")
+		if n, err := parseLength(digits); err == nil && strings.EqualFold(name, "timeout") {
+			told := time.Duration(min(n, 24*3600)) * time.Second
+			return max(told-min(told/2, time.Second), time.Nanosecond)
+		}
+	}
+	return 0
 }
 
 // mayFollow reports whether a body may come though an answer has none: its header

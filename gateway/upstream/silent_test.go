@@ -94,14 +94,15 @@ func TestDeadConnectionOfHTTP2(t *testing.T) {
 	}
 	defer p.Close()
 	send := func(after <-chan struct{}) error {
-		ctx, cancel := context.WithCancelCause(t.Context())
-		defer cancel(nil)
+		limited, stop := context.WithTimeoutCause(t.Context(), patience/10, ErrTimeout)
+		defer stop()
+		ctx, cancel := context.WithCancelCause(limited)
 		go func() {
 			select {
 			case <-after:
-			case <-time.After(patience / 10):
+				cancel(ErrTimeout)
+			case <-ctx.Done():
 			}
-			cancel(ErrTimeout)
 		}()
 		r, err := http.NewRequestWithContext(ctx, http.MethodPost, "http://u/", nil)
 		if err != nil {

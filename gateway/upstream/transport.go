@@ -8,6 +8,7 @@ import (
 	"net"
 	"net/http"
 	"net/http/httptrace"
+	"strings"
 	"sync/atomic"
 	"time"
 )
@@ -84,8 +85,9 @@ func (p *Pool) roundTrip(r *http.Request) (res *http.Response, err error) {
 		if err == nil {
 			a.succeed()
 			res.Request = r
-			if y.http2 && y.conn != nil {
+			if y.conn != nil {
 				y.conn.doubted.Store(false)
+				y.conn.idleFor.Store(int64(keepAlive(strings.Join(res.Header["Keep-Alive"], ","))))
 			}
 			counted := &countedBody{ReadCloser: res.Body, a: a, cancel: cancel}
 			if y.last(res) {
@@ -109,6 +111,9 @@ func (p *Pool) roundTrip(r *http.Request) (res *http.Response, err error) {
 			return nil, err // by no fault of the address
 		}
 		if again++; y.unsent && again < maxStale {
+			if y.old {
+				a.transport.CloseIdleConnections() // they have been idle for longer
+			}
 			continue
 		}
 		a.fail(err, isDial(err))
@@ -139,6 +144,7 @@ type observed struct {
 	waiting  atomic.Bool   // a Read is under way
 	closed   atomic.Bool
 	last     atomic.Bool   // nobody may be answered over it any more
+	idleFor  atomic.Int64  // see [conn]
 	reads    atomic.Uint64 // that brought something
 	doubted  atomic.Bool   // and not answered over since
 }

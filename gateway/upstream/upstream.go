@@ -17,7 +17,9 @@
 // and nothing is left on it, and used again only if nothing has come since. Nor is
 // one kept whose answer began before its request had ended: upstreams that don't read
 // the rest of a request take it for another; or whose answer has no body, to HEAD for
-// one, and yet names it: it may come later, and be taken for the next answer.
+// one, and yet names it: it may come later, and be taken for the next answer. An
+// upstream that says how long it keeps a connection (Keep-Alive: timeout=5) is believed,
+// but for a second: what can't be sent twice would be lost on one that it closes.
 //
 // TLS and HTTP/2 are net/http's business: [Pool.RoundTrip]. It is held to the same
 // in what may be the next user's: how often a request is sent, also over HTTP/2, and
@@ -28,7 +30,8 @@
 // Of two addresses drawn at random, the one with fewer requests under way gets
 // the next. One that can't be connected to, or that resets or lets run out
 // three requests in a row, is left out for a second, then two, four, up to 30;
-// never the last one. Over HTTP/2, where all requests share a connection, one on which
+// never the last one. Then one request goes there, and the others once that is
+// answered. Over HTTP/2, where all requests share a connection, one on which
 // nothing has come since a request that ran out was sent, nor does for a while longer,
 // is closed. A connection that can't be opened, or that TLS can't be agreed
 // on, costs nobody an answer while another address is left: nothing was sent, so any
