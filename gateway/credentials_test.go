@@ -43,6 +43,26 @@ func TestNetwork(t *testing.T) {
 	}
 }
 
+func TestAccount(t *testing.T) {
+	for _, same := range [][]string{
+		{"carol", "CAROL", " carol\t", "c a r o l", "ca\u0301rol", "cárol", "ｃａｒｏｌ", "car\u200bol", "\ufeffcarol", "carol\u00ad", "car\ufe0fol", "c\u3164arol", "ⓒarol", "carol\u202e"},
+		{"kiss", "\u212aiss", "ki\u017f\u017f", "kıss", "KİSS"},
+		{"a@example.com", "A＠Example．com"},
+		{"Ⅳ", "iv"},
+	} {
+		for _, name := range same {
+			if account(name) != account(same[0]) {
+				t.Errorf("%q is counted as %q, %q as %q", name, account(name), same[0], account(same[0]))
+			}
+		}
+	}
+	for _, name := range []string{"karol", "carol2", "carol@example.com", "саrol", "日本"} {
+		if account(name) == account("carol") || account(name) == "" {
+			t.Errorf("%q is counted as %q", name, account(name))
+		}
+	}
+}
+
 func TestLocalKeyHeader(t *testing.T) {
 	good := session.LocalKey{1, 2, 3}
 	text := good.Encode()

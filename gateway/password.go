@@ -11,7 +11,10 @@ import (
 	"net/netip"
 	"net/url"
 	"strings"
+	"unicode"
 	"unicode/utf8"
+
+	"golang.org/x/text/unicode/norm"
 
 	"github.com/cloakroom/cloakroom/gateway/proxy"
 	"github.com/cloakroom/cloakroom/session"
@@ -156,8 +159,20 @@ func (g *Gateway) limit(w *response, r *http.Request, username string) error {
 			return err
 		}
 	}
-	// Many a provider takes these spellings for one account.
-	return take("login of "+strings.ToLower(strings.TrimSpace(username)), attemptsPerAccount)
+	return take("login of "+account(username), attemptsPerAccount)
+}
+
+// account is what attempts are counted under. Directories and databases take many
+// spellings for one name (case, width, accents, what can't be seen); each must not be
+// ten attempts more. People whose names differ by no more than that share a limit, and
+// nothing else.
+func account(username string) string {
+	return strings.Map(func(r rune) rune {
+		if unicode.In(r, unicode.M, unicode.C, unicode.Z, unicode.Other_Default_Ignorable_Code_Point) {
+			return -1
+		}
+		return unicode.ToLower(unicode.ToUpper(r)) // some have no lower case but by way of the upper
+	}, norm.NFKD.String(username))
 }
 
 // network is whom an address belongs to: of IPv6 everybody has a /64. It is empty

@@ -158,7 +158,7 @@ func TestPasswordAttempts(t *testing.T) {
 	w := passwordWorld(t)
 	one, two := w.browser(w.replica()), w.browser(w.replica())
 	for i := range 10 {
-		b, name := []*browser{one, two}[i%2], []string{"carol", "CAROL", " carol "}[i%3]
+		b, name := []*browser{one, two}[i%2], []string{"carol", "CAROL", " carol ", "ca\u200brol", "cárol", "ｃａｒｏｌ", "carol\u00ad"}[i%7]
 		want(t, b.post("/bff/login", credentials(name, "x")), 401, "invalid_credentials")
 	}
 	asked := w.provider.Requests(gatewaytest.EndpointToken)
