@@ -161,7 +161,7 @@ type app struct {
 	known    knownTickets
 	logins   codec
 	routes   *proxy.Table[[]Route]
-	identity []string // the names of all routes' Headers
+	identity []string // the names of all routes' Headers, of all apps: they may share upstreams
 	hsts     []string // the header's lines; nil: none
 	lines    *accessLines
 	// takesRelayed: a route accepts the provider's own tokens.

@@ -333,7 +333,10 @@ func TestAuthOriginal(t *testing.T) {
 // doesn't pass here. (Caddy: GHSA-7r4p-vjf4-gxv4, GHSA-f59h-q822-g45g.)
 func TestAuthClaims(t *testing.T) {
 	w := newWorld(t, elsewhere)
-	b := w.browser(w.trusting())
+	other := w.app() // which may have upstreams in common
+	other.Name, other.Origin = "other", &url.URL{Scheme: "https", Host: "other.test"}
+	other.Routes = []gateway.Route{{Path: "/x", ForwardAuth: true, Headers: []gateway.ClaimHeader{{Name: "X-Other", Claim: "sub"}}}}
+	b := w.browser(w.trusting(w.app(), other))
 	b.login()
 	token := b.fetch("POST", "/bff/token").field("access_token")
 	for _, row := range []struct {
@@ -343,6 +346,7 @@ func TestAuthClaims(t *testing.T) {
 		{"who the user is", "/grafana/x", "X-User: root", 400},
 		{"who the user is, where nobody asks", "/grafana/public/x", "X-User: root", 400},
 		{"of another route", "/read/x", "X-Team: root", 400},
+		{"of another app", "/read/x", "X-Other: root", 400},
 		{"a claim that the user lacks", "/grafana/x", "X-Team: root", 400},
 		{"with an underscore", "/grafana/x", "X_User: root", 400},
 		{"with a dot", "/grafana/x", "x.user: root", 400},

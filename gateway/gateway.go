@@ -141,6 +141,7 @@ func New(keeper *session.Keeper, opts Options) *Gateway {
 func (g *Gateway) Swap(s Served) error {
 	apps := make(map[string]*app, len(s.Apps))
 	names := make(map[string]bool, len(s.Apps))
+	var identity []string
 	for _, def := range s.Apps {
 		a, err := g.prepare(def, s.Keys)
 		if err != nil {
@@ -153,6 +154,10 @@ func (g *Gateway) Swap(s Served) error {
 			return fmt.Errorf("gateway: two apps are called %s", def.Name)
 		}
 		apps[a.host], names[def.Name] = a, true
+		identity = append(identity, a.identity...)
+	}
+	for _, a := range apps {
+		a.identity = identity
 	}
 	g.served.Store(&served{apps, s.TrustedProxies, s.HeaderBytes, s.Tracer, s.TraceRatio})
 	return nil

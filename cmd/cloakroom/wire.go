@@ -295,13 +295,15 @@ func (s *service) pool(u *config.Upstream, pools map[string]*upstream.Pool, log 
 	return p, nil
 }
 
-// identityHeaders are all that an app's upstreams are told of its users in, and
-// that no browser may tell any of them.
-func identityHeaders(a config.App) []string {
+// identityHeaders are all that upstreams are told of users in, and that no browser may
+// tell any of them: apps may have some in common.
+func identityHeaders(apps []config.App) []string {
 	var out []string
-	for _, r := range a.Routes {
-		for _, h := range r.Headers {
-			out = append(out, h.Name)
+	for _, a := range apps {
+		for _, r := range a.Routes {
+			for _, h := range r.Headers {
+				out = append(out, h.Name)
+			}
 		}
 	}
 	return out
@@ -359,7 +361,7 @@ func (s *service) newRoute(cfg *config.Config, a config.App, r config.Route, poo
 		PublicScheme:    a.Origin.Scheme,
 		TrustedProxies:  cfg.TrustedProxies,
 		OwnCookies:      gateway.OwnCookie,
-		IdentityHeaders: identityHeaders(a),
+		IdentityHeaders: identityHeaders(cfg.Apps),
 		Transport:       pool,
 		Log:             log.With(slog.String("app", a.Name)),
 	})

@@ -2,6 +2,7 @@ package attacks
 
 import (
 	"fmt"
+	"maps"
 	"net/http"
 	"slices"
 	"strings"
@@ -276,6 +277,32 @@ func TestG(t *testing.T) {
 			}
 		}
 		behind.Terminate()
+	})
+	a.row("G-24_another_apps_identity", func(c *row) {
+		// What an app's upstreams are told of its users, they aren't told by the clients of
+		// another app: the two may have upstreams in common.
+		apps := a.w.Config["apps"].([]any)
+		other := maps.Clone(apps[0].(map[string]any))
+		other["name"], other["origin"] = "other", "https://other.test"
+		other["routes"] = []any{map[string]any{"path": "/told", "upstream": a.up.url(), "headers": map[string]any{"X-Told": "sub"}}}
+		a.w.Config["apps"] = append(slices.Clone(apps), other)
+		tls := a.w.Config["tls"]
+		delete(a.w.Config, "tls")
+		n := len(a.w.Gateways)
+		both := a.w.Start()
+		both.WaitReady()
+		a.w.Gateways, a.w.Config["apps"], a.w.Config["tls"] = a.w.Gateways[:n], apps, tls
+		for _, target := range []string{"/public/x", "/app/x", "/maybe/x", "/page/x"} {
+			for _, name := range []string{"X-Told", "X_Told", "x.told"} {
+				c.want(c.sendTo(both.Public, nil, get(target, fetched, a.cookie("alice"), name+": "+spoof+"\r\n")), http.StatusOK, "")
+			}
+		}
+		for _, r := range c.arrived() {
+			if strings.Contains(r.head, spoof) {
+				c.Errorf("the upstream got %q", r.head)
+			}
+		}
+		both.Terminate()
 	})
 	a.row("G-09_policy_headers", func(c *row) {
 		for _, l := range []string{
