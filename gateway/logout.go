@@ -131,7 +131,7 @@ func (g *Gateway) afterLogout(ctx context.Context, a *app, hint idp.IDToken) (to
 // that began in this browser goes on to where the app wants it; anybody can link
 // here, and sees a page that says what was done, if anything was.
 func (g *Gateway) loggedOut(w *response, r *http.Request) error {
-	known, n := "", 0
+	known, n, done := "", 0, false
 	for name, value := range cookies(r.Header) {
 		if name == logoutCookie {
 			known = value
@@ -141,6 +141,7 @@ func (g *Gateway) loggedOut(w *response, r *http.Request) error {
 	query, _ := url.ParseQuery(r.URL.RawQuery)
 	state := query["state"]
 	if n == 1 && len(state) == 1 && known != "" && subtle.ConstantTimeCompare([]byte(known), []byte(state[0])) == 1 {
+		done = true
 		w.setCookie(cookieLine(logoutCookie, "", http.SameSiteLaxMode, -1))
 		if to := w.app.AfterLogout; to != "" {
 			if strings.HasPrefix(to, "/") {
@@ -150,6 +151,6 @@ func (g *Gateway) loggedOut(w *response, r *http.Request) error {
 			return nil
 		}
 	}
-	w.app.Pages.LoggedOut(w, "/")
+	w.app.Pages.LoggedOut(w, done, "/")
 	return nil
 }

@@ -21,7 +21,7 @@ import (
 // The templates are html/template's, a whole document each, by file name:
 //
 //   - error.html gets the fields of [ErrorPage];
-//   - logged-out.html gets .Title, and .Link back into the application;
+//   - logged-out.html gets .Title, .Link back into the application, and .Done;
 //   - onward.html gets .Title, and the .Link to where it navigates, and holds
 //     exactly <meta http-equiv="refresh" content="0; url={{.Link}}">.
 //
@@ -78,7 +78,7 @@ func ParsePages(files map[string]string, errs []ErrorPage, log *slog.Logger) (*P
 // samples are what each page is tried with.
 func samples(errs []ErrorPage) map[string][]any {
 	s := map[string][]any{
-		loggedOutFile: {page{Title: "You are logged out"}, page{Title: "You are logged out", Link: "/"}},
+		loggedOutFile: {leftBy(false, ""), leftBy(false, "/"), leftBy(true, ""), leftBy(true, "/")},
 		onwardFile:    {page{Title: "One moment …", Link: "/orders?page=2"}, page{Title: "One moment …", Link: "https://id.example.com/end?a=b&amp=c%20d"}},
 		errorFile:     {ErrorPage{Code: "internal", Status: http.StatusInternalServerError, Title: "Something went wrong."}},
 	}

@@ -63,8 +63,8 @@ func TestOwnPages(t *testing.T) {
 		t.Errorf("to %q and %q; want %q", auto, link, end)
 	}
 	// There is no template for this one.
-	_, _, body = rendered(func(w http.ResponseWriter) { p.LoggedOut(w, "/") })
-	if _, _, ours := rendered(func(w http.ResponseWriter) { builtIn.LoggedOut(w, "/") }); body != ours {
+	_, _, body = rendered(func(w http.ResponseWriter) { p.LoggedOut(w, true, "/") })
+	if _, _, ours := rendered(func(w http.ResponseWriter) { builtIn.LoggedOut(w, true, "/") }); body != ours {
 		t.Errorf("in place of ours:\n%s", body)
 	}
 }
@@ -95,7 +95,7 @@ func TestParsePagesRefuses(t *testing.T) {
 		{"another name", map[string]string{"errors.html": "x"}, `"errors.html" is no page of the gateway's; it has error.html, logged-out.html, onward.html`},
 		{"not a template", map[string]string{"error.html": "<p>\n{{.Code"}, `error.html: line 2: unclosed action`},
 		{"no such function", map[string]string{"error.html": "{{env \"HOME\"}}"}, `error.html: line 1: function "env" not defined`},
-		{"no such field", map[string]string{"logged-out.html": "\n\n{{.Token}}"}, `logged-out.html: line 3: at <.Token>: can't evaluate field Token in type web.page`},
+		{"no such field", map[string]string{"logged-out.html": "\n\n{{.Token}}"}, `logged-out.html: line 3: at <.Token>: can't evaluate field Token in type web.loggedOut`},
 		{"no such field, on one page alone", map[string]string{"error.html": `x{{if eq .Code "no_route"}}{{.Nothing}}{{end}}`}, `error.html: line 1: at <.Nothing>: can't evaluate field Nothing in type web.ErrorPage`},
 		{"no such field, where an error has all", map[string]string{"error.html": `x{{if .Again}}{{.Nothing}}{{end}}`}, `error.html: line 1: at <.Nothing>: can't evaluate field Nothing in type web.ErrorPage`},
 		{"no such field, where an error has nothing", map[string]string{"error.html": `{{if not .TraceID}}{{.Nothing}}{{end}}`}, `error.html: line 1: at <.Nothing>: can't evaluate field Nothing in type web.ErrorPage`},

@@ -77,15 +77,21 @@ var ours = template.Must(template.New("ours").Parse(`
 {{end}}
 {{define "logged-out.html"}}{{template "head" .}}<main>
 <h1>{{.Title}}</h1>
-<p>Your session has ended in this browser.</p>
+<p>{{if .Done}}Your session has ended in this browser.{{else}}Open the application to see whether you are logged in.{{end}}</p>
 {{with .Link}}<a class="act" href="{{.}}">Back to the application</a>
 {{end}}</main>
 {{end}}`))
 
-// page is what the templates of logged-out.html and onward.html show.
+// page is what the template of onward.html shows.
 type page struct {
 	Title string
 	Link  template.URL // from plain
+}
+
+// loggedOut is what the template of logged-out.html shows.
+type loggedOut struct {
+	page
+	Done bool
 }
 
 // Bounce writes the small page that navigates on to target within the site, so
@@ -138,13 +144,23 @@ func (p *Pages) Error(w http.ResponseWriter, status int, e ErrorPage) {
 	p.write(w, status, errorFile, e)
 }
 
-// LoggedOut writes the page at the end of a logout. link leads back into the
-// application: a path of this origin; anything else is left out.
-func (p *Pages) LoggedOut(w http.ResponseWriter, link string) {
+// LoggedOut writes the page at the end of a logout. done says that one which began
+// in this browser has ended here; else somebody has come by a link, and is told
+// nothing that may be untrue. link leads back into the application: a path of this
+// origin; anything else is left out.
+func (p *Pages) LoggedOut(w http.ResponseWriter, done bool, link string) {
 	if !local(link) {
 		link = ""
 	}
-	p.write(w, http.StatusOK, loggedOutFile, page{Title: "You are logged out", Link: plain(link)})
+	p.write(w, http.StatusOK, loggedOutFile, leftBy(done, link))
+}
+
+func leftBy(done bool, link string) loggedOut {
+	title := "This page comes after a logout"
+	if done {
+		title = "You are logged out"
+	}
+	return loggedOut{page{Title: title, Link: plain(link)}, done}
 }
 
 // local reports a path, with or without a query, that no browser takes for

@@ -32,7 +32,7 @@ func TestPagesAreHarmless(t *testing.T) {
 		"error": func(w http.ResponseWriter) {
 			builtIn.Error(w, 502, ErrorPage{Code: "login_failed", LoginURL: "/bff/login"})
 		},
-		"loggedout": func(w http.ResponseWriter) { builtIn.LoggedOut(w, "/") },
+		"loggedout": func(w http.ResponseWriter) { builtIn.LoggedOut(w, true, "/") },
 	} {
 		t.Run(name, func(t *testing.T) {
 			h, _, body := rendered(write)
@@ -162,7 +162,7 @@ func TestErrorPage(t *testing.T) {
 
 func TestLoggedOut(t *testing.T) {
 	for link, want := range map[string]bool{"/": true, "/bff/login": true, "": false, "https://evil.test/": false, "//evil.test": false} {
-		_, status, body := rendered(func(w http.ResponseWriter) { builtIn.LoggedOut(w, link) })
+		_, status, body := rendered(func(w http.ResponseWriter) { builtIn.LoggedOut(w, true, link) })
 		if has := strings.Contains(body, `href="`+link+`"`); status != 200 || has != want || strings.Contains(body, "evil") {
 			t.Errorf("%q: %d\n%s", link, status, body)
 		}
