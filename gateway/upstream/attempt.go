@@ -125,7 +125,9 @@ func (y *attempt) last(res *http.Response) bool {
 		return false
 	case y.body != nil && !y.body.ended.Load():
 		return true
-	case y.method == http.MethodHead || res.StatusCode == http.StatusNoContent || res.StatusCode == http.StatusNotModified:
+	case y.method == http.MethodHead:
+		return true // see gotConn
+	case res.StatusCode == http.StatusNoContent || res.StatusCode == http.StatusNotModified:
 		length := int64(-1)
 		if lines := res.Header["Content-Length"]; len(lines) > 0 {
 			var err error

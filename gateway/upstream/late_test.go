@@ -7,6 +7,7 @@ import (
 	"net"
 	"net/http"
 	"strings"
+	"sync"
 	"testing"
 )
 
@@ -62,4 +63,39 @@ func TestI10LateBodies(t *testing.T) {
 			}
 		})
 	}
+}
+
+// What can't be used again is not left for others to find.
+func TestConnectionsOfHEADAreClosed(t *testing.T) {
+	const many = maxStale + 2
+	var asked sync.WaitGroup
+	asked.Add(many)
+	s := serve(t, func(_ *server, _, _ int, head string, c net.Conn, _ *bufio.Reader) bool {
+		if strings.HasPrefix(head, "HEAD") {
+			asked.Done()
+			asked.Wait()
+		}
+		io.WriteString(c, ok11+"Content-Length: 0\r\n\r\n")
+		return true
+	})
+	p := newPool(t, Options{}, s.addr)
+	send := func(method string) {
+		r, err := http.NewRequest(method, "http://u/", nil)
+		if err != nil {
+			t.Error(err)
+			return
+		}
+		res, err := p.RoundTrip(r)
+		if err != nil {
+			t.Error(err)
+			return
+		}
+		res.Body.Close()
+	}
+	var all sync.WaitGroup
+	for range many {
+		all.Go(func() { send(http.MethodHead) })
+	}
+	all.Wait()
+	send(http.MethodPost)
 }
