@@ -70,17 +70,19 @@ func TestConnectionsOfHEADAreClosed(t *testing.T) {
 	const many = maxStale + 2
 	var asked sync.WaitGroup
 	asked.Add(many)
-	s := serve(t, func(_ *server, _, _ int, head string, c net.Conn, _ *bufio.Reader) bool {
+	s := serve(t, func(_ *server, _, _ int, head string, c net.Conn, br *bufio.Reader) bool {
 		if strings.HasPrefix(head, "HEAD") {
 			asked.Done()
 			asked.Wait()
+		} else {
+			br.Discard(4)
 		}
 		io.WriteString(c, ok11+"Content-Length: 0\r\n\r\n")
 		return true
 	})
 	p := newPool(t, Options{}, s.addr)
-	send := func(method string) {
-		r, err := http.NewRequest(method, "http://u/", nil)
+	send := func(method string, body io.Reader) {
+		r, err := http.NewRequest(method, "http://u/", body)
 		if err != nil {
 			t.Error(err)
 			return
@@ -94,8 +96,8 @@ func TestConnectionsOfHEADAreClosed(t *testing.T) {
 	}
 	var all sync.WaitGroup
 	for range many {
-		all.Go(func() { send(http.MethodHead) })
+		all.Go(func() { send(http.MethodHead, nil) })
 	}
 	all.Wait()
-	send(http.MethodPost)
+	send(http.MethodPost, strings.NewReader("body"))
 }
