@@ -421,3 +421,19 @@ func TestFrontChannel(t *testing.T) {
 	frame(url.Values{"iss": {iss}, "sid": {sid}})
 	want(t, b.fetch("GET", "/bff/user"), 401, "login_required", "provider_logout")
 }
+
+// RFC 7519 section 2: dates may have fractions. Of two within a second nobody asks
+// which was the later: a logout by subject ends what began in its second.
+func TestLogoutWithinTheSecond(t *testing.T) {
+	w := newWorld(t)
+	r := w.replica()
+	second := float64(w.now().Unix())
+	w.provider.Change(func(o *gatewaytest.Options) {
+		o.EditIDToken = func(_ gatewaytest.Request, c map[string]any) { c["iat"] = second + .25 }
+	})
+	b := w.browser(r)
+	b.login()
+	want(t, r.logsOut(w, w.provider.LogoutToken(gatewaytest.Logout{Client: w.client.ID, Subject: alice,
+		Edit: func(_, c map[string]any) { c["iat"] = second + .75 }})), 200)
+	want(t, b.fetch("GET", "/bff/user"), 401, "login_required", "provider_logout")
+}

@@ -178,15 +178,16 @@ func (g *Gateway) newLogin(r *http.Request, grant idp.Grant, asked time.Time) se
 
 // issuedAt is the ID token's iat, which the idp has checked. Where a password
 // brought no ID token, the person logged in when asked: another iat is about something
-// else.
+// else. Whole seconds, cut as a logout token's are: of two within one, the logout
+// counts as the later.
 func issuedAt(grant idp.Grant, asked time.Time) time.Time {
 	var c struct {
 		IssuedAt float64 `json:"iat"`
 	}
 	if grant.ID == "" || json.Unmarshal(grant.Claims, &c) != nil || c.IssuedAt <= 0 {
-		return asked
+		return asked.Truncate(time.Second)
 	}
-	return time.UnixMilli(int64(c.IssuedAt * 1000))
+	return time.Unix(int64(c.IssuedAt), 0)
 }
 
 // land is the second step. Its first half ends sessions, and only if that worked
