@@ -50,9 +50,10 @@ func (g *Gateway) accessToken(a *app, o session.Opened) (token string, left time
 	}
 	// However long its checks have been overdue, a token reaches no further than
 	// they would have let it, and never over the session's end. Both are told by
-	// Redis's clock, tokens by ours.
+	// Redis's clock, tokens by ours. Where there is no refresh token, nothing is ever
+	// checked.
 	word := o.Tokens.IssuedAt.Add(a.policy.Revalidate + a.policy.Revalidate/5 + a.Mint.Lifetime())
-	if o.ExpiresAt.Before(word) {
+	if o.Tokens.Refresh == "" || o.ExpiresAt.Before(word) {
 		word = o.ExpiresAt
 	}
 	t, life, err := a.Mint.Mint(mint.Grant{

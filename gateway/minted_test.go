@@ -295,3 +295,37 @@ func TestMintDefinition(t *testing.T) {
 		}
 	}
 }
+
+// Where the provider gives no refresh token there is nothing to check: whoever comes
+// back after a while gets a token, and the next ticket, too.
+func TestMintWithoutARefreshToken(t *testing.T) {
+	for name, used := range map[string]bool{"away since the login": false, "away since the ticket advanced": true} {
+		t.Run(name, func(t *testing.T) {
+			w := newMintWorld(t)
+			w.provider.Change(func(o *gatewaytest.Options) {
+				o.EditAnswer = func(_ gatewaytest.Request, a map[string]any) { delete(a, "refresh_token") }
+			})
+			r := w.replica()
+			b := w.browser(r)
+			b.login()
+			if used {
+				w.pass(revalidate)
+				want(t, b.fetch("POST", "/bff/token"), 200) // the next ticket waits for the next request
+				if err := r.keeper.Wait(t.Context()); err != nil {
+					t.Fatal(err)
+				}
+			}
+			w.pass(2*revalidate + time.Minute)
+			want(t, b.fetch("POST", "/bff/token"), 200)
+			want(t, b.fetch("GET", "/api/x"), 200)
+			if err := r.keeper.Wait(t.Context()); err != nil {
+				t.Fatal(err)
+			}
+			old := b.jar[ticketCookie].Value
+			w.pass(2 * grace)
+			if want(t, b.fetch("POST", "/bff/token"), 200); b.jar[ticketCookie].Value == old {
+				t.Error("the ticket hasn't advanced")
+			}
+		})
+	}
+}

@@ -30,10 +30,13 @@ func freshFor(app *App, v *view, need Need, now time.Time) freshness {
 	}
 	t := &v.Tokens
 	if app.Revalidate > 0 {
+		// Where there is nothing to check, the ticket advances all the same, once it is
+		// the current one that is shown.
+		none := t.Refresh == "" && (!v.splitKey || v.split != nil)
 		switch age := now.Sub(t.IssuedAt); {
-		case age >= app.Revalidate+app.Revalidate/5 && (t.Refresh != "" || v.splitKey):
+		case age >= app.Revalidate+app.Revalidate/5 && !none:
 			return tokenOut
-		case age >= app.Revalidate:
+		case age >= app.Revalidate && (!none || v.current):
 			return tokenDue
 		}
 		return tokenFresh

@@ -183,3 +183,31 @@ func TestSplitKey(t *testing.T) {
 		}
 	})
 }
+
+// Where there is no refresh token there is nothing to check: the two halves advance
+// all the same, and a page that comes back late is let in.
+func TestSplitKeyWithoutARefreshToken(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	w.app.SplitKey, w.app.Revalidate = true, 5*time.Minute
+	k := w.replica()
+	ticket, err := w.beginAs(k, func(l *session.Login) { l.Tokens.Refresh = "" })
+	if err != nil {
+		t.Fatal(err)
+	}
+	b := &tab{w: w, k: k, ticket: ticket}
+	b.must(true, true)
+	first := *b.local
+	for _, away := range []time.Duration{time.Minute, w.app.Revalidate + time.Second, 20 * time.Minute} {
+		w.pass(away)
+		b.must(true, true)
+		if err := k.Wait(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		b.must(true, true)
+	}
+	if b.ticket.Generation < 3 || *b.local == first {
+		t.Errorf("generation %d", b.ticket.Generation)
+	}
+	w.open(k, b.ticket, page) // a route's
+}
