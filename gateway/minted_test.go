@@ -315,13 +315,13 @@ func TestMintWithoutARefreshToken(t *testing.T) {
 					t.Fatal(err)
 				}
 			}
+			old := b.jar[ticketCookie].Value
 			w.pass(2*revalidate + time.Minute)
 			want(t, b.fetch("POST", "/bff/token"), 200)
 			want(t, b.fetch("GET", "/api/x"), 200)
 			if err := r.keeper.Wait(t.Context()); err != nil {
 				t.Fatal(err)
 			}
-			old := b.jar[ticketCookie].Value
 			w.pass(2 * grace)
 			if want(t, b.fetch("POST", "/bff/token"), 200); b.jar[ticketCookie].Value == old {
 				t.Error("the ticket hasn't advanced")
