@@ -88,13 +88,13 @@ func TestDeadConnectionOfHTTP2(t *testing.T) {
 		c.Write(frame(frameHeaders, flagEndHeaders|flagEndStream, stream, []byte{0x88})) // :status 200
 		return true
 	})
-	p, err := New(Options{Targets: []*url.URL{{Scheme: "http", Host: at}}, Protocol: "h2c", DialTimeout: 20 * time.Millisecond})
+	p, err := New(Options{Targets: []*url.URL{{Scheme: "http", Host: at}}, Protocol: "h2c", DialTimeout: time.Second})
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer p.Close()
 	send := func(after <-chan struct{}) error {
-		limited, stop := context.WithTimeoutCause(t.Context(), patience/10, ErrTimeout)
+		limited, stop := context.WithTimeoutCause(t.Context(), patience/5, ErrTimeout)
 		defer stop()
 		ctx, cancel := context.WithCancelCause(limited)
 		go func() {

@@ -133,7 +133,7 @@ func dialObserved(o *Options) func(context.Context, string, string) (net.Conn, e
 		if err != nil {
 			return nil, err
 		}
-		return &observed{Conn: c, patience: o.DialTimeout}, nil
+		return &observed{Conn: c, patience: max(o.DialTimeout, time.Second)}, nil
 	}
 }
 
