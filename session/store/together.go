@@ -4,6 +4,7 @@ import (
 	"context"
 	"slices"
 	"sync"
+	"time"
 
 	"github.com/redis/go-redis/v9"
 )
@@ -13,9 +14,10 @@ import (
 // all else about a GET. A read that meets no others goes by itself, at once.
 //
 // Each goes as one command of its own, once (or, as ever, a second time after a
-// connection that broke). None waits longer than its context allows. Nothing runs
-// in the background: whoever's read is over gives its place to one that waits, who
-// takes along all the others that do.
+// connection that broke). None waits longer than its context allows, but for who
+// takes others along, and stays for them. Nothing runs in the background: whoever's
+// read is over gives its place to one that waits, who takes along all the others
+// that do.
 type together struct {
 	mu      sync.Mutex // guards the rest
 	flying  int
@@ -34,6 +36,7 @@ const (
 // wanted is a read that waits.
 type wanted struct {
 	key   string
+	until time.Time // its deadline; zero: none
 	value []byte
 	err   error
 	turn  chan bool // true: it has been answered; false: it is to go now
@@ -49,6 +52,7 @@ func (g *together) get(ctx context.Context, rdb redis.UniversalClient, key strin
 		return value(read(ctx, rdb, key))
 	}
 	w := &wanted{key: key, turn: make(chan bool, 1)}
+	w.until, _ = ctx.Deadline()
 	g.waiting = append(g.waiting, w)
 	g.mu.Unlock()
 
@@ -100,12 +104,21 @@ func (g *together) fly(ctx context.Context, rdb redis.UniversalClient, w *wanted
 	if n == 0 {
 		return value(read(ctx, rdb, w.key))
 	}
-	// That this one's client has gone must not take the others' answers away. They
-	// came later, so its time is up before theirs.
-	shared := context.WithoutCancel(ctx)
-	if deadline, ok := ctx.Deadline(); ok {
+	// That this one's client has gone, or its time is up, must not take the others'
+	// answers away.
+	shared, until := context.WithoutCancel(ctx), w.until
+	for _, o := range others {
+		if until.IsZero() || o.until.IsZero() {
+			until = time.Time{}
+			break
+		}
+		if o.until.After(until) {
+			until = o.until
+		}
+	}
+	if !until.IsZero() {
 		var cancel context.CancelFunc
-		shared, cancel = context.WithDeadline(shared, deadline)
+		shared, cancel = context.WithDeadline(shared, until)
 		defer cancel()
 	}
 	pipe := rdb.Pipeline()

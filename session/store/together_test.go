@@ -154,3 +154,43 @@ func (c counter) ProcessPipelineHook(next redis.ProcessPipelineHook) redis.Proce
 		return next(ctx, cmds)
 	}
 }
+
+// One whose time is nearly up doesn't cut the others' short that it takes along.
+func TestReadsTogetherHaveTheirOwnTime(t *testing.T) {
+	server := storetest.Redis(t)
+	rdb := redis.NewClient(&redis.Options{Addr: server.Addr(), ContextTimeoutEnabled: true, MaxRetries: -1})
+	defer rdb.Close()
+	if err := rdb.Set(t.Context(), "k", "v", 0).Err(); err != nil {
+		t.Fatal(err)
+	}
+	g := together{flying: maxFlying} // all places are taken
+	waiting := func(n int) {
+		for waits := 0; waits < n; {
+			g.mu.Lock()
+			waits = len(g.waiting)
+			g.mu.Unlock()
+		}
+	}
+	var wg sync.WaitGroup
+	wg.Go(func() {
+		ctx, cancel := context.WithTimeout(t.Context(), 200*time.Millisecond)
+		defer cancel()
+		_, _ = g.get(ctx, rdb, "k") // in time or not
+	})
+	waiting(1)
+	for range 5 {
+		wg.Go(func() {
+			ctx, cancel := context.WithTimeout(t.Context(), 5*time.Second)
+			defer cancel()
+			if b, err := g.get(ctx, rdb, "k"); err != nil || string(b) != "v" {
+				t.Errorf("%q, %v", b, err)
+			}
+		})
+	}
+	waiting(6)
+	if err := rdb.Do(t.Context(), "CLIENT", "PAUSE", "600").Err(); err != nil {
+		t.Fatal(err)
+	}
+	g.land() // a place is free
+	wg.Wait()
+}
