@@ -1,7 +1,6 @@
 package test
 
 import (
-	"net"
 	"net/http"
 	"path/filepath"
 	"strings"
@@ -31,29 +30,20 @@ func TestClient(t *testing.T) {
 }
 
 func useClient(t *testing.T, change func(rig.Config), stored string) {
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	_, port, _ := net.SplitHostPort(l.Addr().String())
-	l.Close()
-	origin := "http://localhost:" + port
 	site := filepath.Dir(rig.WriteFile(t, "index.html", `<!doctype html><title>App</title><script type="module">
 import * as client from '/bff/client.js';
 window.client = client;
 window.ask = (promise) => promise.then((v) => String(v?.status ?? v), (e) => [e.name, e.status, e.code, e.reason, e.loginURL, e.loggedOut].join(' '));
 </script>`))
-	_, reg := rig.Strict(t, origin, gatewaytest.Options{AccessLife: 3 * time.Second, AutoLogin: gatewaytest.As("alice")})
-	w := rig.New(t, rig.Setup{Provider: reg, Origin: origin, Change: func(c rig.Config) {
+	_, w := inReach(t, gatewaytest.Options{AccessLife: 3 * time.Second, AutoLogin: gatewaytest.As("alice")}, func(c rig.Config) {
 		change(c)
 		quick(c)
-		c.Set("listen", "127.0.0.1:"+port)
 		c.Set("apps.0.token.audience", []any{"https://api.example.com"})
 		c.Set("apps.0.session.cache_ttl", "0s")
 		live(t, c)
 		c.Set("apps.0.routes", append(c["apps"].([]any)[0].(map[string]any)["routes"].([]any),
 			map[string]any{"path": "/", "files": site}))
-	}})
+	})
 	c := rig.NewChrome(t)
 	ready := func(at string) {
 		t.Helper()
@@ -67,7 +57,7 @@ window.ask = (promise) => promise.then((v) => String(v?.status ?? v), (e) => [e.
 			t.Fatalf("%s: %s, want %s", call, got, want)
 		}
 	}
-	c.Do("open the app", chromedp.Navigate(origin+"/orders?page=2#top"))
+	c.Do("open the app", chromedp.Navigate(w.Origin+"/orders?page=2#top"))
 	ready("/orders?page=2#top")
 	says(`client.accessToken()`, "BFFError 401 login_required no_session /bff/login true")
 	says(`client.routeFetch('/api/orders')`, "BFFError 401 login_required no_session /bff/login true")
@@ -94,7 +84,7 @@ window.ask = (promise) => promise.then((v) => String(v?.status ?? v), (e) => [e.
 	// With two halves a route doesn't renew: the client does.
 	token := c.Eval(`client.accessToken()`)
 	rig.Eventually(t, "the token has run out", func() bool {
-		r, err := http.NewRequestWithContext(t.Context(), http.MethodGet, origin+"/bearer/", nil)
+		r, err := http.NewRequestWithContext(t.Context(), http.MethodGet, w.Origin+"/bearer/", nil)
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -2,7 +2,6 @@ package test
 
 import (
 	"fmt"
-	"net"
 	"os"
 	"strconv"
 	"strings"
@@ -86,29 +85,19 @@ type crash struct {
 // crashWorld is reached by Chromium itself: on a port of its own.
 func crashWorld(t *testing.T) *world {
 	t.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	addr := l.Addr().String()
-	l.Close()
-	_, port, _ := net.SplitHostPort(addr)
-	origin := "http://localhost:" + port
-	p, reg := rig.Strict(t, origin, gatewaytest.Options{
+	p, w := inReach(t, gatewaytest.Options{
 		AutoLogin: gatewaytest.As("nobody"),
 		EditAnswer: func(r gatewaytest.Request, answer map[string]any) {
 			if r.Grant == "authorization_code" {
 				answer["expires_in"] = 1 // so there is one rotation, at once
 			}
 		},
-	})
-	w := rig.New(t, rig.Setup{Provider: reg, Origin: origin, Change: func(c rig.Config) {
-		c.Set("listen", addr)
+	}, func(c rig.Config) {
 		c.Set("apps.0.session.rotation_grace", "2s") // settle: 6 s
 		c.Set("apps.0.session.cache_ttl", "500ms")
 		c.Set("apps.0.session.remember", "720h")
 		c.Set("apps.0.provider.login_params", []any{"login_hint", "remember"})
-	}})
+	})
 	return &world{p, w}
 }
 

@@ -67,12 +67,7 @@ func TestDeployedConfigsAreGood(t *testing.T) {
 func TestDeployedRedisAccountSuffices(t *testing.T) {
 	t.Parallel()
 	password := rig.Random()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	addr := l.Addr().String()
-	l.Close()
+	addr := free(t)
 	_, port, _ := net.SplitHostPort(addr)
 	dir := filepath.Join(rig.Root(), "deploy", "redis")
 	// The tester's own account is for ACL LOG: what was refused to whom.

@@ -155,19 +155,10 @@ func (d *devServer) socket(w http.ResponseWriter, r *http.Request) {
 func TestDevServer(t *testing.T) {
 	t.Parallel()
 	dev := newDevServer(t)
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	_, port, _ := net.SplitHostPort(l.Addr().String())
-	l.Close()
-	origin := "http://localhost:" + port
-	_, reg := rig.Strict(t, origin, gatewaytest.Options{AutoLogin: gatewaytest.As("alice")})
-	w := rig.New(t, rig.Setup{Provider: reg, Origin: origin, Change: func(c rig.Config) {
-		c.Set("listen", "127.0.0.1:"+port)
+	_, w := inReach(t, gatewaytest.Options{AutoLogin: gatewaytest.As("alice")}, func(c rig.Config) {
 		c.Set("apps.0.routes", append(c["apps"].([]any)[0].(map[string]any)["routes"].([]any),
 			map[string]any{"path": "/", "dev_server": "http://" + dev.addr}))
-	}})
+	})
 	const warning = "is for development, not for production: whoever reaches this gateway can read the page's sources"
 	if got := w.Gateways[0].Log("configuration: " + warning); len(got) != 1 || got[0]["level"] != "WARN" || got[0]["key"] != "apps[0].routes[2].dev_server" {
 		t.Errorf("at the start it is said: %v", got)
@@ -178,7 +169,7 @@ func TestDevServer(t *testing.T) {
 	}
 
 	c := rig.NewChrome(t)
-	c.Do("open the app", chromedp.Navigate(origin+"/bff/login?return_to=/orders?page=2"))
+	c.Do("open the app", chromedp.Navigate(w.Origin+"/bff/login?return_to=/orders?page=2"))
 	shows(t, c, "app", "one")
 	shows(t, c, "hmr", "connected vite-hmr")
 	if got := c.Eval(`location.pathname + location.search`); got != "/orders?page=2" {
@@ -212,8 +203,8 @@ func TestDevServer(t *testing.T) {
 	for _, row := range []struct {
 		origin string
 		status int
-	}{{"Origin: " + origin + "\r\n", 101}, {"Origin: https://evil.test\r\n", 403}, {"Origin: http://" + dev.addr + "\r\n", 403}, {"", 403}} {
-		if got := upgrade(t, w.Gateways[0].Public, "localhost:"+port, row.origin); got != row.status {
+	}{{"Origin: " + w.Origin + "\r\n", 101}, {"Origin: https://evil.test\r\n", 403}, {"Origin: http://" + dev.addr + "\r\n", 403}, {"", 403}} {
+		if got := upgrade(t, w.Gateways[0].Public, strings.TrimPrefix(w.Origin, "http://"), row.origin); got != row.status {
 			t.Errorf("%q: %d, want %d", row.origin, got, row.status)
 		}
 	}

@@ -45,17 +45,6 @@ func asking(t *testing.T, opts gatewaytest.Options, front func(t *testing.T, w *
 	return p, w
 }
 
-// free is an address that nobody listens on just now.
-func free(t *testing.T) string {
-	t.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer l.Close()
-	return l.Addr().String()
-}
-
 // edited is a configuration of deploy/, with each text replaced that it has to have
 // once.
 func edited(t *testing.T, name string, edits ...string) string {

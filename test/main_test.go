@@ -6,15 +6,41 @@ import (
 	"encoding/base64"
 	"encoding/json"
 	"io"
+	"net"
 	"net/http"
 	"strings"
 	"testing"
 	"time"
 
+	"github.com/cloakroom/cloakroom/gateway/gatewaytest"
 	"github.com/cloakroom/cloakroom/test/rig"
 )
 
 func TestMain(m *testing.M) { rig.Main(m) }
+
+// free is an address that nobody listens on just now.
+func free(t testing.TB) string {
+	t.Helper()
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	return l.Addr().String()
+}
+
+// inReach is a world that a browser of this machine can open by itself, at
+// http://localhost on a port of its own.
+func inReach(t testing.TB, opts gatewaytest.Options, change func(rig.Config)) (*gatewaytest.Provider, *rig.World) {
+	t.Helper()
+	at := free(t)
+	_, port, _ := net.SplitHostPort(at)
+	p, reg := rig.Strict(t, "http://localhost:"+port, opts)
+	return p, rig.New(t, rig.Setup{Provider: reg, Origin: "http://localhost:" + port, Change: func(c rig.Config) {
+		c.Set("listen", at)
+		change(c)
+	}})
+}
 
 // token asks for the access token and returns the answer.
 func token(b *rig.Browser) *rig.Response { return b.Fetch(http.MethodPost, "/bff/token") }

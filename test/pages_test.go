@@ -1,7 +1,6 @@
 package test
 
 import (
-	"net"
 	"net/http"
 	"os"
 	"path/filepath"
@@ -35,26 +34,17 @@ func TestOwnPages(t *testing.T) {
 <h1 style="color: red">Oje: {{.Code}}</h1>
 <svg width="8" height="8"><rect width="8" height="8"/></svg><img id="logo" src="/landing" onerror="document.title = 'script'">`)
 	save("onward.html", `<!doctype html><title>{{.Title}}</title><meta http-equiv="refresh" content="0; url={{.Link}}"><p>weiter …`)
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	_, port, _ := net.SplitHostPort(l.Addr().String())
-	l.Close()
-	origin := "http://localhost:" + port
-	_, reg := rig.Strict(t, origin, gatewaytest.Options{AutoLogin: gatewaytest.As("alice")})
-	w := rig.New(t, rig.Setup{Provider: reg, Origin: origin, Change: func(c rig.Config) {
-		c.Set("listen", "127.0.0.1:"+port)
+	_, w := inReach(t, gatewaytest.Options{AutoLogin: gatewaytest.As("alice")}, func(c rig.Config) {
 		c.Set("apps.0.pages", dir)
-	}})
+	})
 
 	c := rig.NewChrome(t)
-	c.Do("log in", chromedp.Navigate(origin+"/bff/login?return_to=/landing"))
+	c.Do("log in", chromedp.Navigate(w.Origin+"/bff/login?return_to=/landing"))
 	rig.Eventually(t, "the login lands", func() bool { return c.Eval(`location.pathname`) == "/landing" })
 	if c.SessionCookie() == nil {
 		t.Error("the login left no session")
 	}
-	c.Do("open what isn't there", chromedp.Navigate(origin+"/nothing"))
+	c.Do("open what isn't there", chromedp.Navigate(w.Origin+"/nothing"))
 	if got, want := c.Eval(`document.title + ' ' + document.querySelector('h1').innerText + ' ' + getComputedStyle(document.querySelector('h1')).color + ' ' + document.getElementById('logo').naturalWidth`),
 		"Oje Oje: no_route rgb(1, 2, 3) 0"; got != want {
 		t.Errorf("the page is %q, want %q", got, want)
@@ -69,13 +59,13 @@ func TestOwnPages(t *testing.T) {
 		})
 	}
 	page("/nothing", "Oje: no_route")
-	page("/bff/logged-out", "You are logged out") // ours
+	page("/bff/logged-out", "This page comes after a logout") // ours
 
 	// What is there from now on is seen, and what is broken is told and left alone.
 	save("logged-out.html", "<!doctype html><h1>Tschüs</h1>")
 	page("/bff/logged-out", "Tschüs")
 	save("logged-out.html", "{{.Token}}")
-	const refused = "the configuration is refused, the old one stays: logged-out.html: line 1: at <.Token>: can't evaluate field Token in type web.page"
+	const refused = "the configuration is refused, the old one stays: logged-out.html: line 1: at <.Token>: can't evaluate field Token in type web.loggedOut"
 	rig.Eventually(t, "the broken one is told", func() bool {
 		lines := w.Gateways[0].Log(refused)
 		return len(lines) > 0 && lines[0]["key"] == "apps[0].pages" && lines[0]["level"] == "ERROR"

@@ -1,7 +1,6 @@
 package test
 
 import (
-	"net"
 	"net/http"
 	"path/filepath"
 	"strings"
@@ -76,13 +75,6 @@ func TestSplitKeyNeedsBothHalves(t *testing.T) {
 // person is still in, through rotations too. A profile that has lost either half
 // is out.
 func TestSplitKeyOutlivesItsTab(t *testing.T) {
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	_, port, _ := net.SplitHostPort(l.Addr().String())
-	l.Close()
-	origin := "http://localhost:" + port
 	site := filepath.Dir(rig.WriteFile(t, "index.html", `<!doctype html><title>App</title><script>
 async function token() {
   const key = localStorage.getItem('key');
@@ -92,14 +84,12 @@ async function token() {
   return answer.access_token ? 'in' : answer.code;
 }
 </script>`))
-	_, reg := rig.Strict(t, origin, gatewaytest.Options{AccessLife: 2 * time.Second, AutoLogin: gatewaytest.As("alice")})
-	rig.New(t, rig.Setup{Provider: reg, Origin: origin, Change: func(c rig.Config) {
+	_, w := inReach(t, gatewaytest.Options{AccessLife: 2 * time.Second, AutoLogin: gatewaytest.As("alice")}, func(c rig.Config) {
 		splitKey(c)
 		quick(c)
-		c.Set("listen", "127.0.0.1:"+port)
 		c.Set("apps.0.routes", append(c["apps"].([]any)[0].(map[string]any)["routes"].([]any),
 			map[string]any{"path": "/", "files": site}))
-	}})
+	})
 
 	window := rig.NewChrome(t) // stays open, so that the browser does
 	first := window.NewTab()
@@ -111,11 +101,11 @@ async function token() {
 	}
 	open := func(tab *rig.Chrome) {
 		t.Helper()
-		tab.Do("open the app", chromedp.Navigate(origin+"/"), chromedp.WaitReady("body"))
+		tab.Do("open the app", chromedp.Navigate(w.Origin+"/"), chromedp.WaitReady("body"))
 	}
 	open(first)
 	ask(first, "login_required", "before the login")
-	first.Do("log in", chromedp.Navigate(origin+"/bff/login"))
+	first.Do("log in", chromedp.Navigate(w.Origin+"/bff/login"))
 	rig.Eventually(t, "the login lands", func() bool { return first.Eval(`location.pathname`) == "/" && first.SessionCookie() != nil })
 	rig.Eventually(t, "the page is there", func() bool { return first.Eval(`typeof token`) == "function" })
 	ask(first, "in", "after the login")
