@@ -2,7 +2,6 @@ package config
 
 import (
 	"fmt"
-	"os"
 	"regexp"
 	"slices"
 	"strconv"
@@ -230,69 +229,7 @@ func (v value) needed() (string, bool) {
 	return s, ok
 }
 
-// secret is v's text, kept for [loader.reused]; use says what it is for.
-func (v value) secret(use string) (Secret, bool) {
-	s, ok := v.text()
-	if ok && s != strings.TrimSpace(s) {
-		v.problem("begins or ends with white space: whoever compares it will find another")
-		return "", false
-	}
-	return v.used(s, ok, use)
-}
-
-// lines is secret for a text of several lines, such as PEM.
-func (v value) lines(use string) (Secret, bool) {
-	s, ok := v.scalar()
-	return v.used(s, ok, use)
-}
-
-func (v value) used(s string, ok bool, use string) (Secret, bool) {
-	if !ok {
-		return "", false
-	}
-	if n, written := v.node.(*ast.StringNode); written && n.Value != "" && s == "" {
-		v.problem("is empty once expanded")
-		return "", false
-	}
-	if s != "" {
-		v.l.secrets = append(v.l.secrets, usedSecret{key: v.path, use: use, text: s})
-		v.exposed()
-	}
-	return Secret(s), true
-}
-
-// exposed warns of a secret in a file that everybody on this machine can read.
-// Its group may: in Kubernetes and its kin that is how a secret gets to a process
-// that isn't root.
-func (v value) exposed() {
-	files := []string{v.l.file}
-	if n, ok := v.node.(*ast.StringNode); ok && strings.Contains(n.Value, "${") {
-		files = nil
-		for _, m := range fileReference.FindAllStringSubmatch(n.Value, -1) {
-			files = append(files, v.l.resolve(m[1]))
-		}
-	}
-	for _, f := range files {
-		if info, err := os.Stat(f); err == nil && info.Mode().Perm()&0o004 != 0 {
-			v.l.warn(v, "is in a file that everybody on this machine can read: chmod o-r "+printable(f))
-		}
-	}
-}
-
 var fileReference = regexp.MustCompile(`\$\{file:([^}]*)\}`)
-
-// reused reports a secret that serves two purposes: who learns one would have
-// the other.
-func (l *loader) reused() {
-	for i, s := range l.secrets {
-		for _, first := range l.secrets[:i] {
-			if s.text == first.text && s.use != first.use {
-				l.add(0, s.key, "is the same secret as "+first.key+": every purpose needs its own")
-				break
-			}
-		}
-	}
-}
 
 // choice is v's text, which must be one of those.
 func (v value) choice(def string, of ...string) string {
