@@ -354,6 +354,27 @@ func TestEndAppOutlivesAShorterPolicy(t *testing.T) {
 	}
 }
 
+// A clock that was set back keeps nobody out.
+func TestMaxPerUserAfterAClockSetBack(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	w.app.MaxPerUser = 2
+	k := w.replica()
+	w.pass(time.Hour)
+	tickets := []session.Ticket{w.begin(k), w.begin(k)}
+	w.pass(-time.Hour)
+	k = w.replica() // which has not seen the other time
+	for range 3 {
+		tickets = append(tickets, w.begin(k))
+		w.pass(time.Second)
+	}
+	for _, t := range tickets[:3] {
+		w.wantEnded(k, t, session.ReasonSessionLimit)
+	}
+	w.open(k, tickets[3], page)
+	w.open(k, tickets[4], page)
+}
+
 // As many of a user's sessions stay as may: the newest, also when several begin at
 // the same time.
 func TestMaxPerUserAtOnce(t *testing.T) {

@@ -2,9 +2,15 @@ package session
 
 import (
 	"context"
+	"slices"
+	"time"
 
 	"github.com/cloakroom/cloakroom/session/store"
 )
+
+// sameTime is how far apart logins may be that begin at the same time: as long as a
+// login takes at most, from its time to its place in the index.
+const sameTime = time.Minute
 
 // register makes a new session known to those who may end it, and then asks
 // whether it has been ended already: whoever ends later finds it, whoever ended
@@ -42,7 +48,7 @@ func (k *Keeper) register(ctx context.Context, app *App, s *Session, l Login) (a
 		return nil, err
 	}
 	if app.MaxPerUser > 0 {
-		if err := k.limit(ctx, app, s.SID, Whose{Issuer: l.Issuer, Subject: l.Subject}); err != nil {
+		if err := k.limit(ctx, app, s, Whose{Issuer: l.Issuer, Subject: l.Subject}); err != nil {
 			return nil, err
 		}
 	}
@@ -52,13 +58,17 @@ func (k *Keeper) register(ctx context.Context, app *App, s *Session, l Login) (a
 // limit ends a user's oldest sessions over the app's limit. All that begin at the
 // same time agree which these are, so that they don't end each other. The new one
 // may be among them: then it is told.
-func (k *Keeper) limit(ctx context.Context, app *App, own SID, w Whose) error {
+func (k *Keeper) limit(ctx context.Context, app *App, own *Session, w Whose) error {
 	infos, err := k.Sessions(ctx, app, w)
 	if err != nil {
 		return err
 	}
+	// Those from a time to come began before Redis's clock was set back: this one's
+	// user must not wait for it.
+	newest := slices.IndexFunc(infos, func(i Info) bool { return i.CreatedAt.Sub(own.CreatedAt) < sameTime })
+	infos = append(infos[max(newest, 0):len(infos):len(infos)], infos[:max(newest, 0)]...)
 	for _, i := range infos[min(len(infos), app.MaxPerUser):] {
-		if i.SID == own {
+		if i.SID == own.SID {
 			err = &EndedError{Reason: ReasonSessionLimit}
 		} else if err := k.End(ctx, app, i.SID, ReasonSessionLimit); err != nil {
 			return err
