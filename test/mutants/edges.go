@@ -136,4 +136,9 @@ var ofTheEdges = []mutant{
 		edits: []edit{{"gateway/upstream/transport.go", "if y.last(res) {", "if false {"}},
 		pkg:   "gateway/upstream", test: "TestLastAnswersOverNetHTTP",
 	},
+	{
+		id: "late-body", rule: "a body that comes after an answer without one is nobody's answer",
+		edits: []edit{{"gateway/upstream/framing.go", "f.keep = f.keep && !mayFollow(method, chunked, f.length)", "f.keep = f.keep && f.length < 1<<40"}},
+		pkg:   "gateway/upstream", test: "TestI10LateBodies",
+	},
 }

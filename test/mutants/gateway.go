@@ -148,4 +148,19 @@ var ofTheGateway = []mutant{
 		edits: []edit{{"gateway/response.go", "w.check && !w.passes", "false && w.check && !w.passes"}},
 		pkg:   "gateway", test: "TestAuthNavigation",
 	},
+	{
+		id: "full-connection-waits", rule: "a client that takes nothing is given up however small its answers are",
+		edits: []edit{{"gateway/refused.go", "\tc.taker.give()\n", ""}},
+		pkg:   "gateway", test: "TestQ20FullConnection",
+	},
+	{
+		id: "max-age-asked-for", rule: "a login that asked for max_age is held to it",
+		edits: []edit{{"gateway/idp/idtoken.go", "maxAge, asked = want.maxAge, want.maxAge != \"\"", "maxAge, asked = want.maxAge, false"}},
+		pkg:   "gateway", test: "TestLoginMaxAge",
+	},
+	{
+		id: "login-dated-by-others", rule: "only an ID token says when somebody logged in",
+		edits: []edit{{"gateway/callback.go", "grant.ID == \"\" || json.Unmarshal", "json.Unmarshal"}},
+		pkg:   "gateway", test: "TestPasswordLoginIsNow",
+	},
 }

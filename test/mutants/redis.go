@@ -148,4 +148,19 @@ var ofTheModel = []mutant{
 		edits: []edit{{"session/again.go", "_ = k.store.Meet(ctx) // who", "// who"}},
 		pkg:   "session", test: "TestReplicaThatStartsInAClusterRefreshesAtOnce",
 	},
+	{
+		id: "lock-unseen", rule: "nobody logs in past a lock that can't be asked for",
+		edits: []edit{{"session/store/index.go", "\t\t\theld, err := locks[n].Result()\n\t\t\tif err != nil {\n\t\t\t\treturn err\n\t\t\t}\n", "\t\t\theld := locks[n].Val()\n"}},
+		pkg:   "session/store", test: "TestStandingsOfAShardThatIsAway",
+	},
+	{
+		id: "end-of-what-may-return", rule: "an end that may have missed what Redis forgot claims nothing",
+		edits: []edit{{"session/keeper.go", "\tcase store.None:\n\t\tif k.mayReturn() {", "\tcase store.None:\n\t\tif false {"}},
+		pkg:   "session", test: "TestForgottenLoginIsNotSaidToBeOver",
+	},
+	{
+		id: "returns-without-asking", rule: "a login that returns finds the logout that came while it was forgotten",
+		edits: []edit{{"session/again.go", "\t\t\terr = k.End(ctx, app, sid, ended.Reason)\n", "\t\t\t_, err = ended, nil\n"}},
+		pkg:   "session", test: "TestLoginThatRunsAgainFindsItsLogout",
+	},
 }

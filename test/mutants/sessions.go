@@ -239,4 +239,19 @@ var ofSessions = []mutant{
 		edits: []edit{{"session/pace.go", "bookedUp = 250 * time.Millisecond", "bookedUp = 0"}},
 		pkg:   "session", test: "TestWhoComesWhenAllPlacesAreTakenCostsNothing",
 	},
+	{
+		id: "end-cut-short", rule: "an end by subject reaches every session, however many there are",
+		edits: []edit{{"session/index.go", "\t\tk.noticed(indexes[0], how.Notice)\n\t}\n\tsids, err := k.store.EverySession(ctx, indexes...)", "\t\tk.noticed(indexes[0], how.Notice)\n\t}\n\tsids, err := k.store.Sessions(ctx, indexes[:1]...)\n\tsids = sids[min(1, len(sids)):]"}},
+		pkg:   "session", test: "TestLongIndex",
+	},
+	{
+		id: "app-end-forgotten", rule: "the end of an app outlives every session",
+		edits: []edit{{"session/index.go", "SetNotBefore(ctx, appID(app.Name), time.Time{}, endAppLife)", "SetNotBefore(ctx, appID(app.Name), time.Time{}, app.AbsoluteTimeout+24*time.Hour)"}},
+		pkg:   "session", test: "TestEndAppOutlivesAShorterPolicy",
+	},
+	{
+		id: "unlisted-means-gone", rule: "a record that can't be read stays where an end finds it",
+		edits: []edit{{"session/index.go", "\t\tif unreadable[sid] != nil {\n\t\t\tcontinue", "\t\tif unreadable[sid] != nil {\n\t\t\tgone = append(gone, sid)\n\t\t\tcontinue"}},
+		pkg:   "session", test: "TestUnreadableRecordAmongOthers",
+	},
 }
