@@ -71,7 +71,7 @@ func populate(t *testing.T, w *rig.World, issuer string, sessions int, owner fun
 var calls = regexp.MustCompile(`cmdstat_([a-z_|]+):calls=(\d+)`)
 
 // commands counts what Redis is asked while f runs, by command. The replicas'
-// beats are among it.
+// beats are among it. ZSCAN is for the index of one user.
 func commands(t *testing.T, w *rig.World, f func()) (by map[string]int, total int) {
 	t.Helper()
 	w.Redis.CLI("CONFIG", "RESETSTAT")
@@ -85,7 +85,7 @@ func commands(t *testing.T, w *rig.World, f func()) (by map[string]int, total in
 		}
 	}
 	for name := range by {
-		if slices.Contains([]string{"keys", "scan", "sscan", "hscan", "zscan", "randomkey", "flushall", "flushdb"}, name) {
+		if slices.Contains([]string{"keys", "scan", "sscan", "hscan", "randomkey", "flushall", "flushdb"}, name) {
 			t.Errorf("Redis was asked for %s", name)
 		}
 	}
