@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Installs what the tests need and a fresh machine lacks: redis-server, nginx,
-# Chromium (Debian and its kin, as root or with sudo), npm's oidc-provider and
+# Prometheus, Chromium (Debian and its kin, as root or with sudo), npm's oidc-provider and
 # Caddy, which it builds into test/bin since Debian's is too old.
 # It says what it does, and fails if something is still missing at the end.
 set -euo pipefail
@@ -9,6 +9,7 @@ cd "$(dirname "$0")"
 packages=()
 command -v redis-server >/dev/null && command -v redis-cli >/dev/null || packages+=(redis-server)
 command -v nginx >/dev/null || [[ -x /usr/sbin/nginx ]] || packages+=(nginx-light)
+command -v prometheus >/dev/null && command -v promtool >/dev/null || packages+=(prometheus)
 command -v chromium >/dev/null || command -v chromium-browser >/dev/null || command -v google-chrome >/dev/null || packages+=(chromium)
 
 if ((${#packages[@]})); then
