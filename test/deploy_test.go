@@ -40,25 +40,29 @@ func TestDeployedConfigsAreGood(t *testing.T) {
 		"compose":    deployed(t, "compose/cloakroom.yaml"),
 		"kubernetes": regexp.MustCompile(`(?m)^    `).ReplaceAllString(manifest, ""),
 	} {
-		t.Run(name, func(t *testing.T) {
-			key, _, _ := rig.Run(t, "keys", "new")
-			secrets := 0
-			text := regexp.MustCompile(`\$\{file:([^}]+)\}`).ReplaceAllStringFunc(text, func(ref string) string {
-				secrets++
-				value := rig.Random() + rig.Random()
-				if strings.HasSuffix(ref, "key}") {
-					value = key
-				}
-				return "${file:" + rig.WriteFile(t, "secret", value) + "}"
-			})
-			if secrets != 4 {
-				t.Fatalf("%d secrets, want the key, Redis's, the client's and the admin's", secrets)
-			}
-			stdout, stderr, code := rig.Run(t, "check", "--config", rig.WriteFile(t, "cloakroom.yaml", text))
-			if code != 0 {
-				t.Errorf("exit code %d:\n%s%s", code, stdout, stderr)
-			}
-		})
+		t.Run(name, func(t *testing.T) { checkDeployed(t, text) })
+	}
+}
+
+// checkDeployed has the binary check a configuration, with secrets of the test's.
+func checkDeployed(t *testing.T, text string) {
+	t.Helper()
+	key, _, _ := rig.Run(t, "keys", "new")
+	secrets := 0
+	text = regexp.MustCompile(`\$\{file:([^}]+)\}`).ReplaceAllStringFunc(text, func(ref string) string {
+		secrets++
+		value := rig.Random() + rig.Random()
+		if strings.HasSuffix(ref, "key}") {
+			value = key
+		}
+		return "${file:" + rig.WriteFile(t, "secret", value) + "}"
+	})
+	if secrets != 4 {
+		t.Fatalf("%d secrets, want the key, Redis's, the client's and the admin's", secrets)
+	}
+	stdout, stderr, code := rig.Run(t, "check", "--config", rig.WriteFile(t, "cloakroom.yaml", text))
+	if code != 0 {
+		t.Errorf("exit code %d:\n%s%s", code, stdout, stderr)
 	}
 }
 

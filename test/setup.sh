@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Installs what the tests need and a fresh machine lacks: redis-server, nginx,
-# Prometheus, Chromium (Debian and its kin, as root or with sudo), npm's oidc-provider and
-# Caddy, which it builds into test/bin since Debian's is too old.
+# Prometheus, Chromium (Debian and its kin, as root or with sudo), npm's oidc-provider, and
+# Caddy and Helm, which it builds into test/bin: Debian's are too old or missing.
 # It says what it does, and fails if something is still missing at the end.
 set -euo pipefail
 cd "$(dirname "$0")"
@@ -49,6 +49,12 @@ caddy=v2.11.9
 if ! go version -m bin/caddy 2>/dev/null | grep -q "mod.*caddy/v2.*$caddy"; then
 	echo "setup: go install caddy $caddy"
 	GOBIN=$PWD/bin GOFLAGS= go install "github.com/caddyserver/caddy/v2/cmd/caddy@$caddy"
+fi
+
+helm=v3.22.0
+if ! go version -m bin/helm 2>/dev/null | grep -q "mod.*helm.sh/helm/v3.*$helm"; then
+	echo "setup: go install helm $helm"
+	GOBIN=$PWD/bin GOFLAGS= go install "helm.sh/helm/v3/cmd/helm@$helm"
 fi
 
 redis-server --version
