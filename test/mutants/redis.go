@@ -150,7 +150,10 @@ var ofTheModel = []mutant{
 	},
 	{
 		id: "lock-unseen", rule: "nobody logs in past a lock that can't be asked for",
-		edits: []edit{{"session/store/index.go", "\t\t\theld, err := locks[n].Result()\n\t\t\tif err != nil {\n\t\t\t\treturn err\n\t\t\t}\n", "\t\t\theld := locks[n].Val()\n"}},
+		edits: []edit{
+			{"session/store/index.go", "\t\t\theld, err := locks[n].Result()\n\t\t\tif err != nil {\n\t\t\t\treturn err\n\t\t\t}\n", "\t\t\theld := locks[n].Val()\n"},
+			{"session/store/index.go", "\t\t\tcase !errors.Is(err, redis.Nil):\n\t\t\t\treturn err\n", "\t\t\tcase false:\n\t\t\t\t_ = errors.Is\n"},
+		},
 		pkg:   "session/store", test: "TestStandingsOfAShardThatIsAway",
 	},
 	{
