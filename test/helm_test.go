@@ -250,6 +250,7 @@ func TestChartRefuses(t *testing.T) {
 		{"the product's own default for it", func(c rig.Config) { c.Set("config.admin", map[string]any{"listen": nil}) }, []string{"config.admin.listen: "}},
 		{"less time than the drain takes", func(c rig.Config) { c.Set("config.drain", map[string]any{"delay": "1m0.5s"}) },
 			[]string{"terminationGracePeriodSeconds: has to be 101 at least"}},
+		{"less than refreshes get", func(c rig.Config) { c.Set("config.drain.delay", "6s") }, []string{"terminationGracePeriodSeconds: has to be 46 at least"}},
 		{"secrets in values", func(c rig.Config) {
 			c.Set("config.keys", []any{"${file:/run/secrets/cloakroom/key}", literal})
 			c.Set("config.redis.password", literal)
