@@ -145,6 +145,9 @@ func (k *Keeper) due(app *App, v *view, need Need, now time.Time) bool {
 // read. It returns nil for all else: the script judges that, afresh.
 func (k *Keeper) read(ctx context.Context, app *App, t Ticket, need Need) (*view, error) {
 	record, found, err := k.store.Read(ctx, t.SID)
+	if errors.Is(err, store.ErrUnreadable) {
+		return nil, nil // and the script's judgement is an alarm
+	}
 	if err != nil {
 		return nil, k.unavailable(ctx, err)
 	}

@@ -2,6 +2,7 @@ package test
 
 import (
 	"net/http"
+	"regexp"
 	"strings"
 	"testing"
 	"time"
@@ -86,6 +87,8 @@ func replaceServerKey(t *testing.T, rolledOut func(*testing.T, *rig.World)) {
 // D-11: whoever can write to Redis gets nobody's session: a box that was moved,
 // mixed or altered opens nothing, and is never overwritten.
 func TestTamperedRecordsOpenNothing(t *testing.T) {
+	alarms := regexp.MustCompile(`(?m)^cloakroom_session_alarms_total\{app="shop",kind="[a-z_]+"\} [1-9]`)
+	reads := regexp.MustCompile(`(?m)^cloakroom_openings_total\{source="read"\} [1-9]`)
 	for _, row := range []struct {
 		name string
 		lua  string // KEYS: bob's record, alice's
@@ -125,6 +128,10 @@ func TestTamperedRecordsOpenNothing(t *testing.T) {
 				return ""
 			}
 			bobs := key(bob)
+			rig.Within(t, 20*time.Second, "bob's ticket is judged by a plain read", func() bool {
+				bob.Fetch(http.MethodGet, "/bff/user")
+				return reads.MatchString(w.Gateways[0].Metrics())
+			})
 			w.Redis.CLI("EVAL", row.lua, "2", bobs, key(alice))
 			before := w.Redis.CLI("DUMP", bobs)
 			for _, req := range []rig.Request{
@@ -138,6 +145,9 @@ func TestTamperedRecordsOpenNothing(t *testing.T) {
 				}
 				if len(r.SetCookies) > 0 || strings.Contains(string(r.Body), "alice") {
 					t.Errorf("%s: %s", req.Path, r.Body)
+				}
+				if !alarms.MatchString(w.Gateways[0].Metrics()) {
+					t.Errorf("%s: no alarm", req.Path)
 				}
 			}
 			if w.Redis.CLI("DUMP", bobs) != before {

@@ -3,6 +3,7 @@ package store
 import (
 	"encoding/binary"
 	"errors"
+	"fmt"
 	"time"
 )
 
@@ -132,9 +133,13 @@ func (r *Record) marshal() []byte {
 	return append(b, r.Body...)
 }
 
+// ErrUnreadable is the error of a record that a newer release has written, or that is
+// damaged. Scripts answer [Foreign] for it.
+var ErrUnreadable = errors.New("unreadable record")
+
 var (
-	errFormat = errors.New("record of an unknown format")
-	errShort  = errors.New("damaged record")
+	errFormat = fmt.Errorf("%w: of an unknown format", ErrUnreadable)
+	errShort  = fmt.Errorf("%w: damaged", ErrUnreadable)
 )
 
 // parse reads a record. The body shares b.
