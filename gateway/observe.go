@@ -47,6 +47,7 @@ func (e endpoint) String() string { return endpointNames[e] }
 // metrics are the gateway's own. Labels come from fixed lists.
 type metrics struct {
 	requests  [endpoints][5]prometheus.Counter // by status class
+	firstByte [endpoints]prometheus.Observer
 	refusals  *prometheus.CounterVec
 	handedOut prometheus.Counter
 	revoked   *prometheus.CounterVec
@@ -57,6 +58,10 @@ func newMetrics(reg prometheus.Registerer) *metrics {
 	requests := f.NewCounterVec(prometheus.CounterOpts{
 		Name: "cloakroom_requests_total", Help: "Requests answered, by class of endpoint and of status.",
 	}, []string{"endpoint", "status"})
+	firstByte := f.NewHistogramVec(prometheus.HistogramOpts{
+		Name: "cloakroom_time_to_first_byte_seconds", Help: "From a request's header to its answer's, by class of endpoint.",
+		Buckets: []float64{.0005, .001, .0025, .005, .01, .025, .05, .1, .25, .5, 1, 2.5, 5, 10, 30},
+	}, []string{"endpoint"})
 	m := &metrics{
 		refusals: f.NewCounterVec(prometheus.CounterOpts{
 			Name: "cloakroom_refusals_total", Help: "Requests that the gateway itself refused, by code.",
@@ -69,6 +74,7 @@ func newMetrics(reg prometheus.Registerer) *metrics {
 		}, []string{"outcome"}),
 	}
 	for e := range endpoints {
+		m.firstByte[e] = firstByte.WithLabelValues(e.String())
 		for i, class := range [...]string{"1xx", "2xx", "3xx", "4xx", "5xx"} {
 			m.requests[e][i] = requests.WithLabelValues(e.String(), class)
 		}

@@ -66,7 +66,7 @@ func TestMetrics(t *testing.T) {
 	seen := map[string]float64{}
 	for _, f := range families {
 		for _, m := range f.GetMetric() {
-			if v := m.GetCounter().GetValue(); v > 0 {
+			if v := m.GetCounter().GetValue() + float64(m.GetHistogram().GetSampleCount()); v > 0 {
 				name := f.GetName()
 				for _, l := range m.GetLabel() {
 					name += " " + l.GetName() + "=" + l.GetValue()
@@ -76,8 +76,9 @@ func TestMetrics(t *testing.T) {
 		}
 	}
 	want := map[string]float64{
-		"cloakroom_refusals_total code=unknown_host":        1,
-		"cloakroom_requests_total endpoint=none status=4xx": 1,
+		"cloakroom_time_to_first_byte_seconds endpoint=none": 1,
+		"cloakroom_refusals_total code=unknown_host":         1,
+		"cloakroom_requests_total endpoint=none status=4xx":  1,
 	}
 	if !maps.Equal(seen, want) {
 		t.Errorf("%v, want %v", seen, want)

@@ -75,6 +75,7 @@ func (w *response) WriteHeader(status int) {
 		status = http.StatusUnauthorized // of what is for the browser, too, any 2xx would be a yes
 	}
 	w.status = status
+	w.g.metrics.firstByte[w.endpoint].Observe(w.g.now().Sub(w.received).Seconds())
 	if w.app != nil && w.app.hsts != nil {
 		w.Header()["Strict-Transport-Security"] = w.app.hsts
 	}
