@@ -154,7 +154,7 @@ var ofTheModel = []mutant{
 			{"session/store/index.go", "\t\t\theld, err := locks[n].Result()\n\t\t\tif err != nil {\n\t\t\t\treturn err\n\t\t\t}\n", "\t\t\theld := locks[n].Val()\n"},
 			{"session/store/index.go", "\t\t\tcase !errors.Is(err, redis.Nil):\n\t\t\t\treturn err\n", "\t\t\tcase false:\n\t\t\t\t_ = errors.Is\n"},
 		},
-		pkg:   "session/store", test: "TestStandingsOfAShardThatIsAway",
+		pkg: "session/store", test: "TestStandingsOfAShardThatIsAway",
 	},
 	{
 		id: "end-of-what-may-return", rule: "an end that may have missed what Redis forgot claims nothing",
