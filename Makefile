@@ -37,7 +37,7 @@ test: setup vet ## Install what is missing, then run every test there is, under 
 	done; exit $$failed
 
 .PHONY: setup
-setup: ## Install redis-server, Chromium and npm packages for the tests, where missing
+setup: ## Install what the tests need and is missing: redis-server, nginx, Prometheus, Chromium, npm packages, Caddy, Helm
 	test/setup.sh
 
 .PHONY: vet
