@@ -2,7 +2,6 @@ package gateway
 
 import (
 	"io"
-	"log/slog"
 	"net"
 	"net/http"
 	"strings"
@@ -17,7 +16,7 @@ import (
 func TestQ20FullConnection(t *testing.T) {
 	for name, size := range map[string]int{"small": 100, "of more than net/http's buffers": 30 << 10} {
 		t.Run(name, func(t *testing.T) {
-			g := &Gateway{log: slog.New(slog.DiscardHandler), metrics: newMetrics(nil), now: time.Now}
+			g := bare()
 			g.served.Store(&served{})
 			l, err := net.Listen("tcp", "127.0.0.1:0")
 			if err != nil {

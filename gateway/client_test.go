@@ -56,7 +56,7 @@ func TestQ20StalledAnswer(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				d := &deaf{header: http.Header{}, takes: test.takes, over: make(chan struct{})}
-				w := &response{ResponseWriter: d, http2: test.http2}
+				w := &response{ResponseWriter: d, g: bare(), http2: test.http2}
 				start := time.Now()
 				err := test.write(w)
 				if took := time.Since(start); err == nil && name != "HTTP/2 flush" || took != stallTimeout {
@@ -73,11 +73,11 @@ func TestQ20StalledAnswer(t *testing.T) {
 func TestStalledClientIsNotASlowUpstream(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		d := &deaf{header: http.Header{}, takes: 300 << 10, over: make(chan struct{})}
-		w := &response{ResponseWriter: d}
+		w := &response{ResponseWriter: d, g: bare()}
 		if _, err := w.ReadFrom(&io.LimitedReader{R: endless{}, N: 1 << 20}); !errors.Is(err, errStalled) {
 			t.Errorf("a client that takes nothing: %v", err)
 		}
-		w = &response{ResponseWriter: &patient{header: http.Header{}}}
+		w = &response{ResponseWriter: &patient{header: http.Header{}}, g: bare()}
 		if n, err := w.ReadFrom(&io.LimitedReader{R: paused{}, N: 1 << 20}); n != 0 || !errors.Is(err, os.ErrDeadlineExceeded) {
 			t.Errorf("an upstream that pauses: %d, %v", n, err)
 		}
@@ -93,7 +93,7 @@ func (paused) Read([]byte) (int, error) { return 0, os.ErrDeadlineExceeded }
 func TestQ20PatientAnswer(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		d := &patient{header: http.Header{}}
-		w := &response{ResponseWriter: d}
+		w := &response{ResponseWriter: d, g: bare()}
 		if n, err := w.ReadFrom(&io.LimitedReader{R: endless{}, N: 1<<20 + 7}); n != 1<<20+7 || err != nil {
 			t.Fatalf("%d, %v", n, err)
 		}

@@ -4,11 +4,9 @@ import (
 	"bufio"
 	"encoding/json"
 	"io"
-	"log/slog"
 	"net"
 	"net/http"
 	"testing"
-	"time"
 )
 
 func TestRefusedByServer(t *testing.T) {
@@ -37,7 +35,7 @@ func TestRefusedByServer(t *testing.T) {
 // All that net/http refuses by itself has our form. Over sockets, with whatever
 // else there is, this is test/attacks' I-23.
 func TestListener(t *testing.T) {
-	g := &Gateway{log: slog.New(slog.DiscardHandler), metrics: newMetrics(nil), now: time.Now}
+	g := bare()
 	g.served.Store(&served{})
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {

@@ -3,6 +3,7 @@ package gateway
 import (
 	"bufio"
 	"io"
+	"log/slog"
 	"net/http"
 	"net/http/httptest"
 	"net/http/httptrace"
@@ -59,6 +60,11 @@ func mustRing(t testing.TB) *session.Keyring {
 
 func handsOut(resp *http.Response) bool {
 	return slices.ContainsFunc(resp.Cookies(), func(c *http.Cookie) bool { return c.Name == sessionCookie })
+}
+
+// bare is a gateway for an answer that needs none.
+func bare() *Gateway {
+	return &Gateway{log: slog.New(slog.DiscardHandler), metrics: newMetrics(nil), now: time.Now}
 }
 
 func TestResponseHandsOut(t *testing.T) {
