@@ -125,7 +125,10 @@ func (b *Browser) finish(op *Op, q request, a *answer) {
 		}
 	}
 	if !q.foreign && q.session != nil && q.session == b.session {
-		b.refused = op.Status == 0 || op.Status >= 500
+		// That the session is known says nothing of its tokens.
+		if trouble := op.Status == 0 || op.Status >= 500; trouble || op.Kind != KindSession {
+			b.refused = trouble
+		}
 	}
 	// Who is told that the session is over drops it, as a page does that goes to
 	// the login next.
