@@ -32,45 +32,7 @@ func caddy(t *testing.T, w *rig.World, secret string) string {
 func TestForwardAuthThroughCaddy(t *testing.T) {
 	t.Parallel()
 	p, w := asking(t, gatewaytest.Options{}, caddy)
-	alice, bob := w.NewBrowser(), w.NewBrowser()
-
-	// Caddy passes a check's refusal on: the login, the way back, a link from another
-	// site.
-	wantProblem(t, alice.Fetch(http.MethodGet, "/wiki/x?y"), 401, "login_required", "no_session")
-	if len(w.Upstream.Seen()) != 0 {
-		t.Fatal("the upstream was asked")
-	}
-	page := alice.Navigate("/wiki/x?y=z%20a", "alice")
-	if page.Status != http.StatusOK || page.URL.RequestURI() != "/wiki/x?y=z%20a" {
-		t.Fatalf("alice ended on %s with %s", page.URL, page)
-	}
-	wantUser(t, wiki(t, w, "/wiki/x?y=z%20a"), "alice")
-	logins := p.Requests(gatewaytest.EndpointAuthorize)
-	if page := alice.Arrive(w.Origin+"/wiki/linked?a=b", ""); page.Status != http.StatusOK || page.URL.RequestURI() != "/wiki/linked?a=b" {
-		t.Errorf("alice ended on %s with %s", page.URL, page)
-	}
-	wantUser(t, wiki(t, w, "/wiki/linked?a=b"), "alice")
-	if p.Requests(gatewaytest.EndpointAuthorize) != logins {
-		t.Error("by way of another login")
-	}
-	bob.Login("bob")
-	for _, step := range []struct {
-		b            *rig.Browser
-		user, method string
-	}{{alice, "alice", http.MethodPost}, {bob, "bob", http.MethodGet}, {alice, "alice", http.MethodGet}} {
-		target := "/wiki/of/" + step.user + "?" + step.method
-		r := step.b.Send(rig.Request{Method: step.method, Path: target, Body: strings.Repeat("b", len(step.method)-3), Header: http.Header{"Cookie": {"theme=dark; " + rig.SessionCookie + "=" + step.b.Cookie()}}})
-		if r.Status != http.StatusOK {
-			t.Fatalf("%s: %s", step.user, r)
-		}
-		got := wiki(t, w, target)
-		wantUser(t, got, step.user)
-		if got.Method != step.method || got.Header.Get("Cookie") != "theme=dark" || len(got.Body) != len(step.method)-3 {
-			t.Errorf("%s %s with the cookies %q and a body of %d", got.Method, got.Target, got.Header.Get("Cookie"), len(got.Body))
-		}
-	}
-	wantProblem(t, alice.Fetch(http.MethodGet, "/wiki/staff/x"), 403, "access_denied", "")
-	wantProblem(t, alice.Send(rig.Request{Path: "/wiki/x", Header: http.Header{"Sec-Fetch-Site": {"cross-site"}}}), 403, "cross_origin_blocked", "")
+	alice, bob := passes(t, p, w)
 
 	// Nothing that a browser says of itself or of its request reaches the upstream or
 	// the judgement. Caddy takes names with "_" out.

@@ -196,13 +196,13 @@ func wantUser(t *testing.T, r rig.Received, user string) {
 	}
 }
 
-func TestForwardAuthThroughNginx(t *testing.T) {
-	t.Parallel()
-	p, w := asking(t, gatewaytest.Options{}, nginx)
-	alice, bob := w.NewBrowser(), w.NewBrowser()
-
+// passes walks people through a proxy that asks: who has no session, who has one,
+// and who may not.
+func passes(t *testing.T, p *gatewaytest.Provider, w *rig.World) (alice, bob *rig.Browser) {
+	t.Helper()
+	alice, bob = w.NewBrowser(), w.NewBrowser()
 	// No session: a script is told so, a person goes to the login and comes back.
-	wantProblem(t, alice.Fetch(http.MethodGet, "/wiki/x"), 401, "login_required", "no_session")
+	wantProblem(t, alice.Fetch(http.MethodGet, "/wiki/x?y"), 401, "login_required", "no_session")
 	if len(w.Upstream.Seen()) != 0 {
 		t.Fatal("the upstream was asked")
 	}
@@ -238,12 +238,19 @@ func TestForwardAuthThroughNginx(t *testing.T) {
 	if p.Requests(gatewaytest.EndpointAuthorize) != logins {
 		t.Error("by way of another login")
 	}
+	wantProblem(t, alice.Fetch(http.MethodGet, "/wiki/staff/x"), 403, "access_denied", "")
+	wantProblem(t, alice.Send(rig.Request{Path: "/wiki/x", Header: http.Header{"Sec-Fetch-Site": {"cross-site"}}}), 403, "cross_origin_blocked", "")
+	return alice, bob
+}
+
+func TestForwardAuthThroughNginx(t *testing.T) {
+	t.Parallel()
+	p, w := asking(t, gatewaytest.Options{}, nginx)
+	alice, bob := passes(t, p, w)
 	if r := w.NewBrowser().Fetch(http.MethodGet, "/wiki/open/x"); r.Status != http.StatusOK {
 		t.Errorf("the open part: %s", r)
 	}
 	wantUser(t, wiki(t, w, "/wiki/open/x"), "")
-	wantProblem(t, alice.Fetch(http.MethodGet, "/wiki/staff/x"), 403, "access_denied", "")
-	wantProblem(t, alice.Send(rig.Request{Path: "/wiki/x", Header: http.Header{"Sec-Fetch-Site": {"cross-site"}}}), 403, "cross_origin_blocked", "")
 
 	// Nothing that a browser says of itself or of its request reaches the upstream or
 	// the judgement, and a check of its own tells it nothing.
